@@ -1,0 +1,7 @@
+"""Catalogue of frontend errors."""
+
+from __future__ import annotations
+
+from g4c.errors import Entry
+
+CATALOGUE: dict[str, Entry] = {}
