@@ -4,4 +4,52 @@ from __future__ import annotations
 
 from g4c.errors import Entry
 
-CATALOGUE: dict[str, Entry] = {}
+CATALOGUE: dict[str, Entry] = {
+    # R100 to R149: the bundle.
+    "G4C-R100": Entry(
+        "not a bundle",
+        "The path given as a bundle does not exist, is not a directory, or holds no manifest.json. The manifest is "
+        "written last, so a directory without one is not a finished bundle. `g4c compile ... -o DIR` makes one.",
+    ),
+    "G4C-R101": Entry(
+        "damaged manifest",
+        "manifest.json cannot be read: it is not JSON (truncated?), or an entry that every bundle has is missing or"
+        " has the wrong type. Bundles are made by `g4c compile` and not meant to be edited; compile it again.",
+    ),
+    "G4C-R102": Entry(
+        "other schema version",
+        "The bundle was written by a g4c whose manifest has another layout. Nothing is guessed across versions: "
+        "compile it again with this g4c, or run it with the g4c that the manifest names under `versions`.",
+    ),
+    "G4C-R103": Entry(
+        "damaged file",
+        "A file that the manifest lists is missing, has another size, or has another SHA-256 than when it was "
+        "written. Programs are always hashed on opening; packed weights are checked by size, and hashed by `g4c "
+        "verify --full`.",
+    ),
+    "G4C-R104": Entry("the output is a file", "The place given with -o is an existing file. A bundle is a directory."),
+    "G4C-R105": Entry(
+        "the output directory is in use",
+        "The directory given with -o exists, is not empty and is not a bundle. g4c replaces a whole directory, so "
+        "it only replaces empty directories and earlier bundles.",
+    ),
+    "G4C-R106": Entry(
+        "another g4c is writing there",
+        "The staging directory beside the output is locked by a running g4c that writes the same bundle.",
+    ),
+    "G4C-R107": Entry(
+        "no such program",
+        "The bundle was not compiled with the program that is asked for. Its programs are `decode` and one "
+        "`prefill_<bucket>` for each length of --buckets; `g4c list BUNDLE` shows them.",
+    ),
+    "G4C-R108": Entry(
+        "disk full",
+        "The disk filled up while the bundle was being written. What had been written was removed; an earlier "
+        "bundle in the same place is untouched.",
+    ),
+    "G4C-R109": Entry(
+        "cannot write the bundle",
+        "The operating system refused a write (permissions, a read-only or failing disk). What had been written was"
+        " removed; an earlier bundle in the same place is untouched.",
+    ),
+}
