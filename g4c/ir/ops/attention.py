@@ -44,7 +44,9 @@ class AttentionOp(Op):
         return (q,)
 
     def verify(self) -> None:
-        require(0 < self.span <= self.k.shape[1], f"span {self.span} is not within the {self.k.shape[1]} slots of the cache")
+        require(
+            0 < self.span <= self.k.shape[1], f"span {self.span} is not within the {self.k.shape[1]} slots of the cache"
+        )
         require(self.window >= 0, f"window must be >= 0 (0 = none), got {self.window}")
 
     def reference(self, *operands: Array) -> Array:

@@ -29,9 +29,7 @@ class ElementwiseOp(Op):
 
     def infer(self) -> tuple[TensorType, ...]:
         dtypes = {value.dtype for value in self.operands}
-        require(
-            len(dtypes) == 1, f"operand dtypes differ: {' and '.join(str(value.type) for value in self.operands)}"
-        )
+        require(len(dtypes) == 1, f"operand dtypes differ: {' and '.join(str(value.type) for value in self.operands)}")
         dtype = self.operands[0].dtype
         require(not self.floats_only or dtype.is_float, f"needs floats, got {dtype.mlir}")
         return (TensorType(self.broadcast_shape(), dtype),)

@@ -26,7 +26,8 @@ class RmsNormOp(Op):
     def infer(self) -> tuple[TensorType, ...]:
         if self.w is not None:
             require(
-                self.w.shape == self.x.shape[-1:], f"w must be [{self.x.shape[-1]}] for x {self.x.type}, got {self.w.type}"
+                self.w.shape == self.x.shape[-1:],
+                f"w must be [{self.x.shape[-1]}] for x {self.x.type}, got {self.w.type}",
             )
             require(self.w.dtype == self.x.dtype, f"operand dtypes differ: {self.x.type} and {self.w.type}")
         return (self.x.type,)
@@ -56,7 +57,9 @@ class RopeOp(Op):
     sin: Value
 
     def infer(self) -> tuple[TensorType, ...]:
-        require(self.x.type.rank == 4 and self.x.shape[3] % 2 == 0, f"x must be [b, s, heads, even d], got {self.x.type}")
+        require(
+            self.x.type.rank == 4 and self.x.shape[3] % 2 == 0, f"x must be [b, s, heads, even d], got {self.x.type}"
+        )
         table = self.x.type.with_shape((*self.x.shape[:2], self.x.shape[3] // 2))
         for name, value in (("cos", self.cos), ("sin", self.sin)):
             require(value.type == table, f"{name} must be {table} for x {self.x.type}, got {value.type}")

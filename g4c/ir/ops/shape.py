@@ -148,9 +148,7 @@ class ReduceOp(Op):
     keep: bool = False
 
     def infer(self) -> tuple[TensorType, ...]:
-        require(
-            all(0 <= axis < self.x.type.rank for axis in self.axes), f"axes {list(self.axes)} of {self.x.type}"
-        )
+        require(all(0 <= axis < self.x.type.rank for axis in self.axes), f"axes {list(self.axes)} of {self.x.type}")
         shape = (1 if i in self.axes else n for i, n in enumerate(self.x.shape) if self.keep or i not in self.axes)
         return (self.x.type.with_shape(tuple(shape)),)
 

@@ -1,0 +1,187 @@
+"""Is this module well-formed? Checked around every pass.
+
+In: a module. Out: nothing, or a `VerificationError` with up to ten findings, each showing the lines around it.
+Checks: every value is defined before it is used, results are what `infer` says, attributes pass `verify`, ops are legal at the
+module's level, symbols exist with the right types, calls match their callees, caches are declared and returned once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from g4c.errors import G4cError
+from g4c.ir.levels import LEGAL_OPS
+from g4c.ir.module import Function, Module
+from g4c.ir.op import InvalidOpError, Op, Value
+from g4c.ir.ops.structure import CallOp, LoadWeightOp
+from g4c.ir.printer import is_valid_name, print_op, value_names
+
+LIMIT = 10
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One defect: catalogue code, message, function, index of the op in it (None: the function or module as a whole)."""
+
+    code: str
+    message: str
+    function: str | None = None
+    index: int | None = None
+
+
+class VerificationError(G4cError):
+    """A module that is not well-formed; `findings` holds at most LIMIT defects, the first gives the code."""
+
+    def __init__(self, module: Module, findings: list[Finding]) -> None:
+        first = findings[0]
+        super().__init__(first.code, first.message, where=_where(module, first), excerpt=_excerpt(module, first))
+        self.findings = findings
+        self.rest = [
+            str(G4cError(f.code, f.message, where=_where(module, f), excerpt=_excerpt(module, f))) for f in findings[1:]
+        ]
+
+    def __str__(self) -> str:
+        return "\n".join([super().__str__(), *self.rest])
+
+
+def verify_module(module: Module) -> None:
+    """Raise VerificationError unless `module` is well-formed."""
+    findings = []
+    for finding in _check_module(module):
+        findings.append(finding)
+        if len(findings) == LIMIT:
+            break
+    if findings:
+        raise VerificationError(module, findings)
+
+
+def _check_module(module: Module) -> Iterator[Finding]:
+    for weight in module.weights.values():
+        try:
+            _ = weight.type
+        except InvalidOpError as error:
+            yield Finding("G4C-V002", str(error))
+    for function in module.functions.values():
+        yield from _check_signature(module, function)
+        yield from _check_body(module, function)
+    yield from _check_recursion(module)
+
+
+def _check_signature(module: Module, function: Function) -> Iterator[Finding]:
+    def finding(message: str) -> Finding:
+        return Finding("G4C-V003", message, function.name)
+
+    names = [param.name for param in function.params]
+    for name in sorted({name for name in names if names.count(name) > 1 or not is_valid_name(name)}):
+        yield finding(f"parameter name {name!r} is used twice or malformed")
+    sides = (
+        ("parameter", [(p.name, p.cache, p.type) for p in function.params]),
+        ("result", [(r.name, r.cache, r.value.type) for r in function.results]),
+    )
+    for side, entries in sides:
+        held = [cache for _, cache, _ in entries if cache is not None]
+        for name, cache, type in entries:
+            if cache is None:
+                continue
+            if cache not in module.caches:
+                yield finding(f"{side} {name}: cache {cache} is not in the module's table")
+            elif module.caches[cache].type != type:
+                yield finding(f"{side} {name} is {type}, cache {cache} is {module.caches[cache].type}")
+            if held.count(cache) > 1:
+                yield finding(f"{side} {name}: cache {cache} is bound twice")
+    taken = {param.cache for param in function.params}
+    for result in function.results:
+        if result.cache is not None and result.cache not in taken:
+            yield finding(f"result {result.name}: cache {result.cache} is returned but no parameter takes it")
+
+
+def _check_body(module: Module, function: Function) -> Iterator[Finding]:
+    defined: set[Value] = set(function.params)
+    for index, op in enumerate(function.ops):
+
+        def finding(code: str, message: str, index: int = index, op: Op = op) -> Finding:
+            return Finding(code, f"{op.mnemonic}: {message}", function.name, index)
+
+        if type(op) not in LEGAL_OPS[module.level]:
+            yield finding("G4C-V004", f"not legal at level {module.level.value}")
+        for name, value in op.named_operands():
+            if value not in defined:
+                yield finding("G4C-V005", f"operand {name} ({value.type}) is not defined above")
+        try:
+            inferred = op.infer()
+            op.verify()
+        except InvalidOpError as error:
+            yield finding("G4C-V001", str(error))
+        else:
+            found = tuple(value.type for value in op.results)
+            if inferred != found:
+                yield finding("G4C-V001", f"results are {_types(found)}, operands give {_types(inferred)}")
+        yield from (finding("G4C-V006", message) for message in _check_symbol(module, op))
+        defined.update(op.results)
+    for result in function.results:
+        if result.value not in defined:
+            yield Finding("G4C-V005", f"result {result.name} is not defined", function.name)
+
+
+def _check_symbol(module: Module, op: Op) -> Iterator[str]:
+    if isinstance(op, LoadWeightOp):
+        weight = module.weights.get(op.weight.name)
+        if weight is None:
+            yield f"weight {op.weight.name} is not in the module's table"
+        elif weight.type != op.type:
+            yield f"loaded as {op.type}, weight {weight.name} is {weight.type}"
+    if isinstance(op, CallOp):
+        callee = module.functions.get(op.callee.name)
+        if callee is None or callee.role != "layer":
+            yield f"callee {op.callee.name} is not a layer function of the module"
+            return
+        wanted = tuple(param.type for param in callee.params)
+        found = tuple(value.type for value in op.args)
+        if wanted != found:
+            yield f"{callee.name} takes {_types(wanted)}, got {_types(found)}"
+        wanted = tuple(result.value.type for result in callee.results)
+        if wanted != op.types:
+            yield f"{callee.name} returns {_types(wanted)}, the call says {_types(op.types)}"
+
+
+def _check_recursion(module: Module) -> Iterator[Finding]:
+    """No function reaches itself through calls."""
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> Iterator[Finding]:
+        if name in path:
+            yield Finding("G4C-V007", f"recursive call: {' -> '.join((*path, name))}", name)
+        elif name not in done and name in module.functions:
+            for callee in dict.fromkeys(module.callees(module.functions[name])):
+                yield from visit(callee, (*path, name))
+            done.add(name)
+
+    for name in module.functions:
+        yield from visit(name, ())
+
+
+def _types(types: tuple[object, ...]) -> str:
+    return f"({', '.join(map(str, types))})"
+
+
+def _where(module: Module, finding: Finding) -> str:
+    if finding.function is None:
+        return f"module {module.name}"
+    if finding.index is None:
+        return finding.function
+    loc = str(module.functions[finding.function].ops[finding.index].loc)
+    return f"{finding.function}:{finding.index}" + (f"  {loc}" if loc else "")
+
+
+def _excerpt(module: Module, finding: Finding) -> str | None:
+    """The op, marked, and one line on either side."""
+    if finding.function is None or finding.index is None:
+        return None
+    function = module.functions[finding.function]
+    names = value_names(function)
+    lines = []
+    for index in range(max(0, finding.index - 1), min(len(function.ops), finding.index + 2)):
+        mark = ">" if index == finding.index else " "
+        lines.append(f"{mark}{index:>5} | {print_op(function.ops[index], names, locations=False)}")
+    return "\n".join(lines)
