@@ -26,7 +26,7 @@ _DEFAULT_ROPE: dict[str, dict[str, Any]] = {
 class LayerConfig:
     """One decoder layer.
 
-    `donor` is the layer whose cache it reads, None where it owns its K/V; `k_eq_v` says that V is the raw k_proj output.
+    `donor` is the layer whose cache it reads, None where it owns its K/V; `k_eq_v`: V is the raw k_proj output.
     """
 
     index: int
