@@ -1,1 +1,1 @@
-""""""
+"""IR -> StableHLO -> HLO protos for neuronx-cc, finished and linted."""
