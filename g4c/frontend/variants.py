@@ -69,7 +69,8 @@ VARIANTS: dict[str, Variant] = {
 def unknown_variant(name: str) -> G4cError:
     """The error G4C-F001 for `name`, with the nearest variant names."""
     bare = name.lower().rsplit("/", 1)[-1].removeprefix("gemma-4-").removeprefix("gemma4-").removesuffix("-it")
-    near = [bare] if bare in VARIANTS else difflib.get_close_matches(bare, VARIANTS, n=2, cutoff=0.5)
+    near = [known for known in VARIANTS if bare and (known == bare or known.startswith(f"{bare}-"))]
+    near = near or difflib.get_close_matches(bare, VARIANTS, n=2, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     known = ", ".join(VARIANTS)
     return G4cError(
