@@ -136,4 +136,29 @@ CATALOGUE: dict[str, Entry] = {
         "checkpoint file cannot be read",
         "The operating system refused to open or map the file. The message quotes the reason.",
     ),
+    "G4C-F050": Entry(
+        "Hugging Face refuses the config",
+        "The model classes of the installed transformers could not be built from this config, although it passed "
+        "g4c's own checks. The message quotes what they said.",
+    ),
+    "G4C-F051": Entry(
+        "buffer without a value",
+        "The model has a buffer that checkpoints do not store and that Hugging Face's initialization does not compute. "
+        "Its value would be invented, so the model is refused. A newer transformers release may have added it.",
+    ),
+    "G4C-F052": Entry(
+        "the model cannot be exported",
+        "torch.export failed on Hugging Face's model code. The message quotes the reason.",
+    ),
+    "G4C-F053": Entry(
+        "unsupported operation in the model",
+        "The exported graph holds an ATen operation that the importer does not know. The message names it, the module "
+        "that uses it and the source line. It appears when the model code changed, or when a config switches on a part "
+        "of the model that g4c does not compile yet.",
+    ),
+    "G4C-F054": Entry(
+        "unsupported form of an operation",
+        "The importer knows the operation but not this form of it: an argument, an element type (64-bit integers never "
+        "enter the IR) or an in-place update of a tensor that something else still reads.",
+    ),
 }

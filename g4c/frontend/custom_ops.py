@@ -1,0 +1,85 @@
+"""The custom torch ops that stay whole in an exported graph.
+
+In: calls made by the attention function and the cache object of `hf_model`, by its hook on the head, and by its layer hooks.
+Out: nodes `g4c.*` in the graph, one per attention, cache update and row selection, which `import_aten` turns into IR ops one to one.
+Invariant: every op is functional, knows its result's shape on the meta device, and (except for the layer markers, which exist only
+while tracing) computes the true result on the CPU, so that the rewired model can also be run eagerly and compared with the original.
+
+This is the only place where the semantics of attention are written down in torch; the IR's reference interpreter states them again
+in numpy, and a test compares both with Hugging Face's eager attention.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_library = torch.library.Library("g4c", "DEF")
+
+_library.define("kv_update(Tensor cache, Tensor x, Tensor positions) -> Tensor")
+_library.define(
+    "attention(Tensor q, Tensor k, Tensor v, Tensor positions, float scale, int window, int span) -> Tensor"
+)
+_library.define("select_rows(Tensor x, Tensor rows) -> Tensor")
+_library.define("layer_enter(Tensor[] state, int layer) -> Tensor[]")
+_library.define("layer_exit(Tensor[] state, int layer) -> Tensor[]")
+_library.define("layer_repeat(Tensor[] state, int layer, int like) -> Tensor[]")
+
+
+def _kv_update(cache: Tensor, x: Tensor, positions: Tensor) -> Tensor:
+    """cache[b,C,K,d] with row positions[b,i] replaced by x[b,i]; x is [b,s,K,d], positions is [b,s] integer."""
+    updated = cache.clone()
+    for row in range(cache.shape[0]):
+        updated[row, positions[row].long()] = x[row]
+    return updated
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, scale: float, window: int, span: int) -> Tensor:
+    """softmax(scale * q k^T + mask) v over cache slots; q[b,H,s,d], k and v [b,C,K,d], result [b,s,H,d].
+
+    Slot j is visible to the query at position p iff j <= p, j < span, and (window == 0 or j > p - window). Scores and softmax in f32.
+    """
+    groups = q.shape[1] // k.shape[2]
+    keys = k[:, :span].float().transpose(1, 2).repeat_interleave(groups, dim=1)
+    values = v[:, :span].float().transpose(1, 2).repeat_interleave(groups, dim=1)
+    slot = torch.arange(span)[None, None, None, :]
+    position = positions[:, None, :, None].long()
+    visible = slot <= position
+    if window:
+        visible = visible & (slot > position - window)
+    scores = (q.float() @ keys.transpose(2, 3) * scale).masked_fill(~visible, float("-inf"))
+    return (scores.softmax(-1) @ values).to(q.dtype).transpose(1, 2).contiguous()
+
+
+def _select_rows(x: Tensor, rows: Tensor) -> Tensor:
+    """y[b,i] = x[b, rows[b,i]]: x[b,s,h], rows[b,r] -> [b,r,h]."""
+    return torch.stack([x[row, rows[row].long()] for row in range(x.shape[0])])
+
+
+def _attention_shape(
+    q: Tensor, k: Tensor, v: Tensor, positions: Tensor, scale: float, window: int, span: int
+) -> Tensor:
+    batch, heads, length, head_dim = q.shape
+    return q.new_empty((batch, length, heads, head_dim))
+
+
+def _layer_exit_shape(state: list[Tensor], layer: int) -> list[Tensor]:
+    return [torch.empty_like(tensor) for tensor in state]
+
+
+def _layer_repeat_shape(state: list[Tensor], layer: int, like: int) -> list[Tensor]:
+    return [torch.empty_like(state[i]) for i in REPEAT_RESULTS]
+
+
+# What a repeated layer returns, as indices into its state: hidden states, its own k cache, its own v cache.
+REPEAT_RESULTS = (0, 1, 2)
+
+_library.impl("kv_update", _kv_update, "CPU")
+_library.impl("attention", _attention, "CPU")
+_library.impl("select_rows", _select_rows, "CPU")
+_library.impl("kv_update", lambda cache, x, positions: torch.empty_like(cache), "Meta")
+_library.impl("attention", _attention_shape, "Meta")
+_library.impl("select_rows", lambda x, rows: x.new_empty((x.shape[0], rows.shape[1], x.shape[2])), "Meta")
+_library.impl("layer_enter", _layer_exit_shape, "Meta")
+_library.impl("layer_exit", _layer_exit_shape, "Meta")
+_library.impl("layer_repeat", _layer_repeat_shape, "Meta")
