@@ -4,4 +4,74 @@ from __future__ import annotations
 
 from g4c.errors import Entry
 
-CATALOGUE: dict[str, Entry] = {}
+USAGE = 2
+
+CATALOGUE: dict[str, Entry] = {
+    "G4C-C001": Entry(
+        "wrong usage",
+        "The command line does not parse: an unknown verb or option, a missing argument, or a value that is not of "
+        "the option's type. `g4c VERB --help` shows what the verb takes.",
+        USAGE,
+    ),
+    "G4C-C002": Entry(
+        "unknown value",
+        "An option or argument that takes one of a few values got another one. The message lists the values and "
+        "names the nearest.",
+        USAGE,
+    ),
+    "G4C-C003": Entry(
+        "no model, or several",
+        "A compile takes exactly one model: a variant name, a config.json or a checkpoint directory, given as MODEL"
+        " or with --variant, --config or --checkpoint.",
+        USAGE,
+    ),
+    "G4C-C004": Entry(
+        "unsupported tensor parallel degree",
+        "This g4c compiles for one logical NeuronCore, --tp 1. The weights of E2B and E4B fit one core of every "
+        "target in bfloat16.",
+        USAGE,
+    ),
+    "G4C-C005": Entry(
+        "impossible program shapes",
+        "The shapes of the programs contradict each other: a bucket longer than the context, a bucket given twice, "
+        "more logit rows than the smallest bucket has positions, or a batch, bucket or context below 1.",
+        USAGE,
+    ),
+    "G4C-C006": Entry(
+        "context beyond the model",
+        "--max-context exceeds the model's max_position_embeddings. Positions beyond it were never trained.",
+        USAGE,
+    ),
+    "G4C-C007": Entry(
+        "unknown error code",
+        "`g4c explain` was asked for a code that g4c never prints. `g4c explain` without a code lists all of them.",
+        USAGE,
+    ),
+    "G4C-C008": Entry(
+        "input file cannot be read",
+        "The file named on the command line does not exist, is not text, or may not be read.",
+    ),
+    "G4C-C009": Entry(
+        "disk full",
+        "A disk filled up while g4c was writing to it. Bundles are written whole or not at all; a dump directory "
+        "keeps the dumps that were finished.",
+    ),
+    "G4C-C010": Entry(
+        "no weights, or several",
+        "A run takes its weights from one place: --random-weights SEED, --checkpoint DIR, or the weights packed in "
+        "the bundle.",
+        USAGE,
+    ),
+    "G4C-C011": Entry(
+        "no prompt, or several",
+        "A run takes one prompt: --prompt TEXT or --token-ids 2,17,4.",
+        USAGE,
+    ),
+    "G4C-C012": Entry(
+        "the bundle disagrees with Hugging Face",
+        "`g4c verify` ran the bundle and the Hugging Face model on the same weights, and a number is outside its "
+        "tolerance. The table above the error shows which. Either the compiler is wrong, or the bundle was changed "
+        "after it was compiled.",
+        4,
+    ),
+}

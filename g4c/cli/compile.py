@@ -1,0 +1,77 @@
+"""Compile a model into a bundle.
+
+In: a variant name, config.json or checkpoint directory, and options. Out: a bundle directory, whose path goes to
+stdout.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from g4c.cli.arguments import add_output_options, integer, integers
+from g4c.cli.progress import make_reporter
+from g4c.errors import G4cError
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    model = parser.add_argument_group("model (exactly one)")
+    model.add_argument("model", nargs="?", metavar="MODEL", help="any of the three below")
+    model.add_argument("--variant", metavar="NAME", help="a named variant: g4c list variants")
+    model.add_argument("--config", metavar="FILE", help="a Hugging Face config.json")
+    model.add_argument(
+        "--checkpoint", metavar="DIR", help="a checkpoint directory; its weights are packed into the bundle"
+    )
+    # Options that are not given stay out of the namespace: the manifest records which were, and which are defaults.
+    option = parser.add_argument_group("options", argument_default=argparse.SUPPRESS).add_argument
+    option("-o", "--output", type=Path, metavar="DIR", help="the bundle (default: build/<model>)")
+    option("--tp", type=integer, metavar="N", help="tensor parallel degree (default 1)")
+    option("--buckets", type=integers, metavar="N,N", help="prefill lengths (default 128,512)")
+    option("--batch", type=integer, metavar="N", help="sequences per execution (default 1)")
+    option("--max-context", type=integer, metavar="N", help="positions of the caches (default 2048)")
+    option("--dtype", choices=("bfloat16", "float32"), help="element type of the model (default bfloat16)")
+    option("--logit-rows", type=integer, metavar="N", help="positions a prefill returns logits for (default 1)")
+    option("--target", metavar="NAME", help="trn1, inf2, trn2, trn3 or cpu (default trn2)")
+    option("--pipeline", metavar="PASSES", help="passes to run instead of the default pipeline: g4c list passes")
+    option("--dump-dir", type=Path, metavar="DIR", help="write the IR after every pass into this directory")
+    option("--verify-each", action=argparse.BooleanOptionalAction, help="verify the IR around every pass (default on)")
+    option("--pack-weights", action=argparse.BooleanOptionalAction, help="pack a checkpoint's weights (default on)")
+    option("--force", action="store_true", help="compile also where an equal bundle is there already")
+    add_output_options(parser)
+
+
+def execute(options: argparse.Namespace) -> int:
+    from g4c.compiler import CompileOptions, compile_model, next_steps
+
+    given = {name: value for name, value in vars(options).items() if name in CompileOptions.__dataclass_fields__}
+    given["model"] = _model(options)
+    given.setdefault("output", Path("build") / Path(given["model"]).name)
+    reporter = make_reporter(
+        quiet=options.quiet, verbose=options.verbose, json=options.json, check=options.interrupts.check
+    )
+    bundle = compile_model(CompileOptions(**given), reporter, given=frozenset(given))
+    for line in next_steps(bundle):
+        reporter.note(line)
+    reporter.product(str(bundle))
+    return 0
+
+
+def _model(options: argparse.Namespace) -> str:
+    """The one model that was named."""
+    named = {
+        name: value
+        for name in ("model", "variant", "config", "checkpoint")
+        if (value := getattr(options, name)) is not None
+    }
+    if len(named) != 1:
+        message = f"several models: {', '.join(named.values())}" if named else "no model"
+        raise G4cError("G4C-C003", message, help="give one of MODEL, --variant, --config, --checkpoint")
+    (kind, value), *_ = named.items()
+    if kind == "variant":
+        from g4c.frontend.variants import VARIANTS, unknown_variant
+
+        if value not in VARIANTS:
+            raise unknown_variant(value)
+    elif kind != "model" and not Path(value).expanduser().exists():
+        raise G4cError("G4C-F002", "no such file or directory", where=value)
+    return str(value)
