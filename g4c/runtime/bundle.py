@@ -300,7 +300,13 @@ class BundleWriter:
         self._files[name] = {"sha256": digest or file_digest(path), "bytes": path.stat().st_size}
 
     def sha256(self, name: str) -> str:
+        """SHA-256 of a file that was entered."""
         return str(self._files[name]["sha256"])
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files that were entered."""
+        return sum(int(entry["bytes"]) for entry in self._files.values())
 
     def commit(self, manifest: Mapping[str, Any]) -> Path:
         """Write the manifest, then put the bundle into its place. Returns the place."""

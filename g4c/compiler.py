@@ -1,0 +1,365 @@
+"""The compile driver: one model in, one bundle out.
+
+In: `CompileOptions`. Out: the path of a bundle. Phases: load the config, trace, run the passes, lower every program,
+pack the weights of a checkpoint, write. Invariant: the bundle is complete or absent; the same inputs, options and
+versions give the same `key`, and a bundle that is there with that key is reused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import resource
+import shlex
+import sys
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from g4c.errors import G4cError
+from g4c.ir.types import DType
+from g4c.lowering.neuron.neuronx_cc import TARGETS, neuronx_cc_command
+from g4c.runtime.bundle import BundleWriter, check_target, open_bundle, tensor_json, type_json, weight_json
+
+if TYPE_CHECKING:
+    from g4c.frontend.checkpoint import CheckpointIndex
+    from g4c.frontend.config import ModelConfig
+    from g4c.ir.module import Module
+
+# Options that change how g4c works, not what it makes.
+_NOT_IN_KEY = frozenset({"output", "dump_dir", "verify_each", "force", "model"})
+DTYPES = {"bfloat16": DType.BF16, "float32": DType.F32}
+_VERSIONED = ("torch", "transformers", "torch-mlir", "jaxlib", "numpy", "ml_dtypes", "protobuf")
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """What to compile and how. `model`: variant name, config.json or checkpoint directory."""
+
+    model: str
+    output: Path
+    tp: int = 1
+    buckets: tuple[int, ...] = (128, 512)
+    batch: int = 1
+    max_context: int = 2048
+    dtype: str = "bfloat16"
+    logit_rows: int = 1
+    target: str = "trn2"
+    pipeline: str | None = None
+    dump_dir: Path | None = None
+    verify_each: bool = True
+    pack_weights: bool = True
+    force: bool = False
+
+    def check(self, config: ModelConfig) -> None:
+        """Refuse what cannot be compiled for `config`: coded errors C002, C004 to C006."""
+        if self.target not in TARGETS:
+            raise _unknown("target", self.target, TARGETS)
+        if self.tp != 1:
+            message = f"--tp {self.tp} is not supported"
+            raise G4cError("G4C-C004", message, help="supported: --tp 1, one logical NeuronCore")
+        problem = self._shape_problem()
+        if problem:
+            raise G4cError("G4C-C005", problem)
+        if self.max_context > config.max_positions:
+            message = f"--max-context {self.max_context} exceeds the model's {config.max_positions} positions"
+            raise G4cError("G4C-C006", message, where=config.source)
+
+    def _shape_problem(self) -> str | None:
+        for name in ("batch", "max_context", "logit_rows"):
+            if getattr(self, name) < 1:
+                return f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}"
+        if not self.buckets or min(self.buckets) < 1:
+            return f"--buckets must name lengths of at least 1, got {','.join(map(str, self.buckets))}"
+        if len(set(self.buckets)) < len(self.buckets):
+            return f"--buckets names a length twice: {','.join(map(str, self.buckets))}"
+        if max(self.buckets) > self.max_context:
+            return f"the bucket {max(self.buckets)} is longer than the context, --max-context {self.max_context}"
+        if self.logit_rows > min(self.buckets):
+            return f"--logit-rows {self.logit_rows} exceeds the smallest bucket, {min(self.buckets)}"
+        return None
+
+
+class Phase(Protocol):
+    """A running phase; `result` is what its line says when it ends."""
+
+    result: str
+
+
+class Reporter(Protocol):
+    """Who is told how the compile goes (g4c.cli.progress has the ones for people and programs)."""
+
+    def plan(self, total: int) -> None: ...
+    def phase(self, name: str) -> AbstractContextManager[Phase]: ...
+    def note(self, text: str) -> None: ...
+    def detail(self, text: str) -> None: ...
+    def logging(self, path: Path) -> AbstractContextManager[None]: ...
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What one compile works on."""
+
+    options: CompileOptions
+    given: frozenset[str]
+    config: ModelConfig
+    key: str
+    reporter: Reporter
+
+
+def compile_model(options: CompileOptions, reporter: Reporter, *, given: frozenset[str] = frozenset()) -> Path:
+    """Compile `options.model` into a bundle; returns its path. `given` names the options that the user chose.
+
+    Errors: everything that the stages refuse, always as one G4cError; nothing is left at `options.output` then.
+    """
+    from g4c.frontend.config import load_model_config
+
+    with reporter.phase("load config") as phase:
+        config = load_model_config(options.model)
+        options.check(config)
+        check_target(options.output)
+        checkpoint = _open_checkpoint(config, options)
+        run = _Run(options, given, config, _key(options, config), reporter)
+        reporter.plan(5 + len(options.buckets) + (checkpoint is not None))
+        phase.result = _describe_config(config)
+    reporter.detail(f"options: {_describe_options(options, given)}")
+    if _is_current(run):
+        reporter.note(f"{options.output} is up to date: same model, options and versions (--force compiles it again)")
+        return options.output
+    with BundleWriter(options.output) as writer:
+        with reporter.logging(writer.place("compile.log")):
+            manifest = _build(run, writer, checkpoint)
+        with reporter.phase("write bundle") as phase:
+            writer.commit(manifest)
+            phase.result = f"{options.output}, {_size(writer.size)}"
+    reporter.note(f"peak memory of this compile: {_size(_peak_memory())}")
+    return options.output
+
+
+def _build(run: _Run, writer: BundleWriter, checkpoint: CheckpointIndex | None) -> dict[str, Any]:
+    """Everything between the config and the manifest, which is returned."""
+    options, reporter = run.options, run.reporter
+    with reporter.phase("trace") as phase:
+        from g4c.frontend.trace import TraceOptions, trace_programs
+
+        shapes = {"batch": options.batch, "max_context": options.max_context, "buckets": options.buckets}
+        module = trace_programs(run.config, TraceOptions(**shapes, dtype=options.dtype, logit_rows=options.logit_rows))
+        phase.result = _describe_module(module)
+    with reporter.phase("passes") as phase:
+        pipeline = _run_passes(run, module)
+        phase.result = _describe_module(module)
+    writer.write("ir/module.mlir", _text(module))
+    programs = {}
+    for function in module.programs:
+        with reporter.phase(f"lower {function.name}") as phase:
+            programs[function.name], phase.result = _lower(run, writer, module, function.name)
+    if checkpoint is not None:
+        with reporter.phase("pack weights") as phase:
+            phase.result = _pack(module, checkpoint, writer)
+    writer.write("config.json", json.dumps(run.config.config_json, indent=2) + "\n")
+    return {
+        "key": run.key,
+        "name": run.config.variant or Path(options.model).name,
+        "variant": run.config.variant,
+        "versions": versions(),
+        "options": {
+            field.name: {
+                "value": _plain(getattr(options, field.name)),
+                "origin": "command line" if field.name in run.given else "default",
+            }
+            for field in dataclasses.fields(options)
+        },
+        "pipeline": pipeline,
+        "target": options.target,
+        "dtype": DTYPES[options.dtype].mlir,
+        "batch": options.batch,
+        "max_context": options.max_context,
+        "programs": programs,
+        "caches": {name: type_json(cache.type) for name, cache in module.caches.items()},
+        "weights": {name: weight_json(weight) for name, weight in module.weights.items()},
+    }
+
+
+def _run_passes(run: _Run, module: Module) -> str:
+    """Run the pipeline on `module` in place; returns the pipeline as text."""
+    from g4c.passes.manager import PipelineOptions, run_pipeline
+    from g4c.passes.pipeline import parse_pipeline
+    from g4c.passes.pipelines import default_pipeline
+
+    options = run.options
+    pipeline = default_pipeline() if options.pipeline is None else parse_pipeline(options.pipeline)
+    watch = PipelineOptions(verify_each=options.verify_each, dump_dir=options.dump_dir, sink=run.reporter.detail)
+    report = run_pipeline(module, pipeline, watch)
+    for line in f"{report.format_time()}\n{report.format_stats()}".splitlines():
+        run.reporter.detail(line)
+    return report.pipeline
+
+
+def _lower(run: _Run, writer: BundleWriter, module: Module, name: str) -> tuple[dict[str, Any], str]:
+    """Lower one program and write it; returns its manifest entry and a few words."""
+    from g4c.lowering.neuron.lower import lower_program
+
+    lowered = lower_program(module, name, target=run.options.target)
+    for finding in lowered.findings:
+        run.reporter.detail(str(finding))
+    file = f"programs/{name}.hlo.pb"
+    writer.write(file, lowered.hlo_proto)
+    entry = {
+        "file": file,
+        "sha256": writer.sha256(file),
+        "inputs": [tensor_json(*tensor) for tensor in lowered.inputs],
+        "outputs": [tensor_json(*tensor) for tensor in lowered.outputs],
+        "caches": [cache for cache, _ in lowered.caches],
+        "weights": [weight for weight, _ in lowered.weights],
+        "flops": lowered.flops,
+        "bytes": lowered.bytes,
+    }
+    return (
+        entry,
+        f"HLO {_size(len(lowered.hlo_proto))}, {lowered.flops / 1e9:.2f} GFLOP, {len(lowered.weights)} weights",
+    )
+
+
+def _pack(module: Module, checkpoint: CheckpointIndex, writer: BundleWriter) -> str:
+    """Write the weights as the programs want them; returns a few words."""
+    from g4c.runtime.weights import WeightStore, pack_weights
+
+    file = "weights/rank-0.safetensors"
+    size = pack_weights(writer.place(file), WeightStore(module.weights, checkpoint))
+    writer.add(file)
+    return f"{len(module.weights)} weights, {_size(size)}"
+
+
+# -- the key -----------------------------------------------------------------------------------------------------------
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that takes part in a compile."""
+    import importlib.metadata
+    import platform
+
+    import g4c
+
+    found = {package.replace("-", "_"): importlib.metadata.version(package) for package in _VERSIONED}
+    return {"g4c": g4c.__version__, "python": platform.python_version(), **found}
+
+
+def _key(options: CompileOptions, config: ModelConfig) -> str:
+    """SHA-256 over what decides the bundle: options, config, checkpoint files, versions, and g4c's own source."""
+    fields = {field.name: _plain(getattr(options, field.name)) for field in dataclasses.fields(options)}
+    weights: list[object] = []
+    if config.checkpoint is not None and options.pack_weights:
+        for path in sorted(config.checkpoint.iterdir()):
+            status = path.stat()
+            weights.append((path.name, status.st_size, status.st_mtime_ns))
+    source = hashlib.sha256()
+    root = Path(__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        source.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    parts = {
+        "options": {name: value for name, value in fields.items() if name not in _NOT_IN_KEY},
+        "config": config.config_json,
+        "checkpoint": weights,
+        "versions": versions(),
+        "source": source.hexdigest(),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _is_current(run: _Run) -> bool:
+    """Whether the output is a whole bundle of the same key. Dumps are wanted from a real compile."""
+    if run.options.force or run.options.dump_dir is not None:
+        return False
+    try:
+        return bool(open_bundle(run.options.output).manifest.get("key") == run.key)
+    except G4cError:
+        return False
+
+
+# -- words -------------------------------------------------------------------------------------------------------------
+
+
+def next_steps(path: Path) -> list[str]:
+    """What the bundle is not yet, and the commands that take it there on a machine with the Neuron SDK."""
+    bundle = open_bundle(path)
+    target = TARGETS[bundle.manifest["target"]]
+    if target.family is None:
+        return []
+    lines = [
+        f"not done here: NEFFs for {target.name}. On a machine with the Neuron SDK (2.30 or later), continue with:"
+    ]
+    for program in bundle.programs.values():
+        hlo = program.file.resolve()
+        lines.append("  " + shlex.join(neuronx_cc_command(program.name, hlo, _neff(hlo), target)))
+    return lines
+
+
+def _neff(hlo: Path) -> Path:
+    return hlo.with_name(hlo.name.removesuffix(".hlo.pb") + ".neff")
+
+
+def _describe_config(config: ModelConfig) -> str:
+    kinds = [layer.attention for layer in config.layers]
+    shared = sum(layer.donor is not None for layer in config.layers)
+    layers = f"{kinds.count('sliding')} sliding and {kinds.count('full')} full layers"
+    return f"{layers}, {shared} of them share K/V, hidden {config.hidden_size}"
+
+
+def _describe_options(options: CompileOptions, given: frozenset[str]) -> str:
+    values = ((field.name, _plain(getattr(options, field.name))) for field in dataclasses.fields(options))
+    return ", ".join(f"{name}={value}{'' if name in given else ' (default)'}" for name, value in values)
+
+
+def _describe_module(module: Module) -> str:
+    ops = sum(len(function.ops) for function in module.functions.values())
+    weights = sum(weight.type.nbytes for weight in module.weights.values())
+    caches = sum(cache.type.nbytes for cache in module.caches.values())
+    return f"{ops} ops, {len(module.weights)} weights {_size(weights)}, {len(module.caches)} caches {_size(caches)}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _peak_memory() -> int:
+    """Bytes of this process's peak resident memory."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _plain(value: object) -> object:
+    """`value` as JSON has it."""
+    if isinstance(value, tuple):
+        return list(value)
+    return str(value) if isinstance(value, Path) else value
+
+
+def _text(module: Module) -> str:
+    from g4c.ir.printer import print_module
+
+    return print_module(module)
+
+
+def _open_checkpoint(config: ModelConfig, options: CompileOptions) -> CheckpointIndex | None:
+    """The checked checkpoint whose weights will be packed, if the model is one."""
+    if config.checkpoint is None:
+        return None
+    from g4c.frontend.checkpoint import CheckpointIndex
+
+    index = CheckpointIndex.open(config.checkpoint)
+    index.check(config)
+    return index if options.pack_weights else None
+
+
+def _unknown(what: str, value: str, known: Iterable[str]) -> G4cError:
+    import difflib
+
+    known = list(known)
+    close = difflib.get_close_matches(value, known, n=1)
+    listing = f"one of: {', '.join(known)}"
+    return G4cError(
+        "G4C-C002", f"unknown {what} {value!r}", help=f"did you mean {close[0]!r}? {listing}" if close else listing
+    )
