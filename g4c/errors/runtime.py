@@ -5,6 +5,29 @@ from __future__ import annotations
 from g4c.errors import Entry
 
 CATALOGUE: dict[str, Entry] = {
+    # R001 to R049: weights.
+    "G4C-R001": Entry(
+        "weight does not fit the program",
+        "A stored tensor, or what the recorded transforms make of it, has another shape or dtype than the program was "
+        "compiled for. The bundle and the checkpoint belong to different models.",
+    ),
+    "G4C-R002": Entry(
+        "no space left for the weights",
+        "Packed weights take as many bytes as the model's parameters in the program's dtype. Space is reserved before "
+        "anything is written, so nothing is left behind.",
+    ),
+    "G4C-R003": Entry(
+        "weights cannot be written",
+        "The operating system refused to create or write the file of packed weights. The message quotes the reason.",
+    ),
+    "G4C-R004": Entry(
+        "bad file of packed weights",
+        "The file of packed weights is not a whole safetensors file: an interrupted copy, or another file.",
+    ),
+    "G4C-R005": Entry(
+        "packed weights are of another program",
+        "The file of packed weights lacks a weight that the program needs, or holds it in another shape or dtype.",
+    ),
     # R100 to R149: the bundle.
     "G4C-R100": Entry(
         "not a bundle",
