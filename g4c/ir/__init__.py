@@ -1,1 +1,4 @@
-"""The intermediate representation: types, ops, modules, text, verifier, interpreter. Imports nothing of ours but the errors."""
+"""The intermediate representation: types, ops, modules, text, verifier, interpreter.
+
+Imports nothing of g4c but the errors.
+"""

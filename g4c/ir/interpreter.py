@@ -12,7 +12,7 @@ from g4c.errors import G4cError
 from g4c.ir.module import Function, Module
 from g4c.ir.op import Op, Value
 from g4c.ir.ops.structure import CallOp, LoadWeightOp
-from g4c.ir.types import Array, DType, TensorType
+from g4c.ir.types import Array, TensorType
 
 Observer = Callable[[str, Op, tuple[Array, ...]], None]
 
@@ -27,7 +27,8 @@ def interpret(
 ) -> dict[str, Array]:
     """Run `function`. `inputs` by parameter name (caches included), `weights` by symbol; returns results by name.
 
-    Arrays must have exactly the declared shape and dtype (G4C-V020). `observe(function, op, results)` is called after every op.
+    Arrays must have exactly the declared shape and dtype (G4C-V020). `observe(function, op, results)` is called after
+    every op.
     """
     target = module.functions[function]
     arguments = []
@@ -53,7 +54,8 @@ def _run(
         operands = [values[value] for value in op.operands]
         results = _execute(module, op, operands, weights, observe)
         for value, array in zip(op.results, results, strict=True):
-            assert array.shape == value.shape and DType.of(array.dtype) == value.dtype, (op, array.shape, array.dtype)
+            assert array.shape == value.shape, (op, array.shape)
+            assert array.dtype == value.dtype.numpy, (op, array.dtype)
             values[value] = array
         if observe is not None:
             observe(function.name, op, results)

@@ -1,7 +1,7 @@
 """Modules and functions: programs over one table of weights and one table of caches.
 
-In: ops. Out: `Module`, `Function`, `Parameter`, `Result`. Invariant (checked by the verifier): ops are in definition order, a
-cache parameter of a program has at most one matching cache result, which is its new state.
+In: ops. Out: `Module`, `Function`, `Parameter`, `Result`. Invariant (checked by the verifier): ops are in definition
+order; a cache parameter has at most one matching cache result, which is its new state.
 """
 
 from __future__ import annotations

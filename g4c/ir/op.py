@@ -1,10 +1,11 @@
 """What an operation is: a dataclass whose fields are its operands and attributes.
 
-In: nothing. Out: `Value`, `Op`, `Loc`, `Cost`, `Level`, the registry. Invariant: an op's results are always what `infer` says of
-its operands, and every op class answers `infer`, `verify`, `reference` and `cost`.
+In: nothing. Out: `Value`, `Op`, `Loc`, `Cost`, `Level`, the registry. Invariant: a new op's results are what `infer`
+says of its operands, and every op class answers `infer`, `verify`, `reference` and `cost`.
 
-Fields annotated `Value`, `Value | None` or `tuple[Value, ...]` are operands; `type: TensorType` and `types: tuple[TensorType, ...]`
-are taken from the signature in the text (ops whose result cannot be inferred: reshape, call, ...); all others are attributes.
+Fields annotated `Value`, `Value | None` or `tuple[Value, ...]` are operands. `type: TensorType` and
+`types: tuple[TensorType, ...]` are result types that cannot be inferred (reshape, call, ...); in the text the signature
+carries them. All other fields are attributes.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ UNKNOWN = Loc()
 
 @dataclass(frozen=True)
 class Cost:
-    """Work of one execution: matmul FLOP (a multiply-add is 2; elementwise work is not counted), bytes read and written."""
+    """Work of one execution: matmul FLOP (a multiply-add is 2, elementwise work is not counted), bytes moved."""
 
     flops: int
     bytes_read: int
@@ -69,13 +70,18 @@ class SymbolRef:
 
 @dataclass(frozen=True)
 class Dense:
-    """Constant data: little-endian, row-major bytes of a tensor of `type`."""
+    """Constant data: little-endian, row-major bytes of a tensor of `type`; a predicate and an i4 take a byte each."""
 
     type: TensorType
     data: bytes = field(repr=False)
 
     def __post_init__(self) -> None:
-        assert len(self.data) == self.type.nbytes, (self.type, len(self.data))
+        assert len(self.data) == self.length(self.type), (self.type, len(self.data))
+
+    @staticmethod
+    def length(type: TensorType) -> int:
+        """Number of bytes that constant data of `type` has."""
+        return type.size * ((type.dtype.bits + 7) // 8)
 
     def array(self) -> Array:
         import numpy as np
@@ -91,14 +97,15 @@ class Dense:
 
     @staticmethod
     def scalar(value: float, dtype: DType) -> Dense:
-        """A rank-0 constant, `value` rounded to `dtype`."""
+        """A rank-0 constant, `value` rounded to `dtype` (to f32 first where `dtype` is narrower)."""
         import numpy as np
 
         return Dense.of(np.asarray(value).astype(dtype.numpy))
 
 
 Attribute: TypeAlias = (
-    "int | float | bool | str | DType | SymbolRef | Dense | TensorType | tuple[int, ...] | tuple[str, ...]"
+    "int | float | bool | str | DType | SymbolRef | Dense | TensorType"
+    " | tuple[int, ...] | tuple[str, ...] | tuple[TensorType, ...]"
 )
 
 
@@ -150,7 +157,7 @@ class Op:
     def __post_init__(self) -> None:
         self.results: tuple[Value, ...] = tuple(Value(type, self, i) for i, type in enumerate(self.infer()))
 
-    # -- what every op class answers ------------------------------------------------------------------------------------
+    # -- what every op class answers ---------------------------------------------------------------------------------
     def infer(self) -> tuple[TensorType, ...]:
         """Types of the results; InvalidOpError where the operands do not fit."""
         raise NotImplementedError
@@ -166,7 +173,7 @@ class Op:
         """Work of one execution. The default: no FLOP, operands read once, results written once."""
         return Cost(0, sum(v.type.nbytes for v in self.operands), sum(v.type.nbytes for v in self.results))
 
-    # -- structure ------------------------------------------------------------------------------------------------------
+    # -- structure ---------------------------------------------------------------------------------------------------
     @property
     def result(self) -> Value:
         """The only result."""
@@ -235,6 +242,9 @@ class Layout:
     attributes: tuple[str, ...]
     signature: tuple[str, ...]
     segmented: bool  # an operand field is optional or variadic, so the text must say how many values each field has
+    optional: frozenset[str]  # operand fields that may be None
+    variadic: frozenset[str]  # operand fields that hold a tuple
+    kinds: Mapping[str, object]  # the annotation of each attribute
 
 
 _LAYOUTS: dict[type[Op], Layout] = {}
@@ -249,22 +259,37 @@ def layout(cls: type[Op]) -> Layout:
 
 def _layout(cls: type[Op]) -> Layout:
     hints = typing.get_type_hints(cls)
-    operands: list[str] = []
-    attributes: list[str] = []
-    signature: list[str] = []
-    segmented = False
-    for entry in dataclasses.fields(cls):
-        hint = hints[entry.name]
-        if entry.name == "loc":
-            continue
-        if hint is Value or hint == Value | None or hint == tuple[Value, ...]:
-            operands.append(entry.name)
-            segmented |= hint is not Value
-        elif entry.name in ("type", "types"):
-            signature.append(entry.name)
-        else:
-            attributes.append(entry.name)
-    return Layout(tuple(operands), tuple(attributes), tuple(signature), segmented and len(operands) > 1)
+    names = [entry.name for entry in dataclasses.fields(cls) if entry.name != "loc"]
+    optional = frozenset(name for name in names if hints[name] == Value | None)
+    variadic = frozenset(name for name in names if hints[name] == tuple[Value, ...])
+    operands = tuple(name for name in names if hints[name] is Value or name in optional | variadic)
+    signature = tuple(name for name in names if name in ("type", "types"))
+    attributes = tuple(name for name in names if name not in (*operands, *signature))
+    return Layout(
+        operands,
+        attributes,
+        signature,
+        segmented=bool(optional | variadic) and len(operands) > 1,
+        optional=optional,
+        variadic=variadic,
+        kinds={name: hints[name] for name in attributes},
+    )
+
+
+def attribute_mismatch(cls: type[Op], name: str, value: object) -> str | None:
+    """What is wrong with `value` as attribute `name` of `cls`, or None. An int is no float: their texts differ."""
+    kind = layout(cls).kinds[name]
+    if _is_of_kind(value, kind):
+        return None
+    return f"attribute {name} must be {kind.__name__ if isinstance(kind, type) else kind}, got {value!r}"
+
+
+def _is_of_kind(value: object, kind: object) -> bool:
+    items = typing.get_args(kind)
+    if items:  # tuple[int, ...], tuple[str, ...]
+        return isinstance(value, tuple) and all(_is_of_kind(item, items[0]) for item in value)
+    assert isinstance(kind, type), kind
+    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
 
 
 OpT = TypeVar("OpT", bound=Op)

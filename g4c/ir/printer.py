@@ -1,22 +1,32 @@
 """Module -> text, in MLIR's generic operation syntax.
 
-In: a module. Out: text that `parse_module` reads back equal and that MLIR tools accept with unregistered dialects allowed.
+In: a module. Out: text that `parse_module` reads back equal and that MLIR tools accept with unregistered dialects
+allowed.
 Invariant: deterministic; two modules are equal exactly if they print the same.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import re
+import math
 from collections.abc import Iterator
 
 from g4c.ir.module import Function, Module
 from g4c.ir.op import Attribute, Dense, Loc, Op, SymbolRef, Value, layout
+from g4c.ir.spelling import format_float, format_symbol, is_bare, is_valid_name, quote
 from g4c.ir.types import DType, TensorType
 from g4c.ir.weights import Weight
 
-_BARE = re.compile(r"[A-Za-z_][\w$.]*")
+__all__ = [
+    "format_attribute",
+    "format_symbol",
+    "is_valid_name",
+    "print_function",
+    "print_module",
+    "print_op",
+    "structural_hash",
+    "value_names",
+]
 
 
 def print_module(module: Module, *, locations: bool = True) -> str:
@@ -31,12 +41,12 @@ def structural_hash(module: Module) -> str:
 
 def _module_lines(module: Module, locations: bool) -> Iterator[str]:
     attributes: dict[str, Attribute] = {"level": module.level.value, **module.attributes}
-    text = ", ".join(f"g4.{key} = {format_attribute(value)}" for key, value in attributes.items())
+    text = ", ".join(f"{_key(f'g4.{key}')} = {format_attribute(value)}" for key, value in attributes.items())
     yield f"module {format_symbol(module.name)} attributes {{{text}}} {{"
     for weight in module.weights.values():
         yield "  " + _weight(weight)
     for cache in module.caches.values():
-        yield f'  "g4.cache"() {{sym_name = {json.dumps(cache.name)}, type = {cache.type}}} : () -> ()'
+        yield f'  "g4.cache"() {{sym_name = {quote(cache.name)}, type = {cache.type}}} : () -> ()'
     for function in module.functions.values():
         yield ""
         yield from print_function(function, locations=locations)
@@ -48,14 +58,14 @@ def print_function(function: Function, *, locations: bool = True, indent: str = 
     names = value_names(function)
     params = ", ".join(f"{names[p]}: {p.type}{_cache_attribute(p.cache)}" for p in function.params)
     results = ", ".join(
-        f"{r.value.type} {{g4.name = {json.dumps(r.name)}"
+        f"{r.value.type} {{g4.name = {quote(r.name)}"
         + (f", g4.cache = {format_symbol(r.cache)}" if r.cache is not None else "")
         + "}"
         for r in function.results
     )
     yield (
         f"{indent}func.func {format_symbol(function.name)}({params}) -> ({results}) "
-        f"attributes {{g4.role = {json.dumps(function.role)}}} {{"
+        f"attributes {{g4.role = {quote(function.role)}}} {{"
     )
     for op in function.ops:
         yield f"{indent}  {print_op(op, names, locations=locations)}"
@@ -105,9 +115,9 @@ def format_attribute(value: Attribute) -> str:
         case int():
             return f"{value} : i64"
         case float():
-            return f"{_float(value)} : f64"
+            return f"{format_float(value)} : f64"
         case str():
-            return json.dumps(value, ensure_ascii=False)
+            return quote(value)
         case DType():
             return value.mlir
         case TensorType():
@@ -116,45 +126,39 @@ def format_attribute(value: Attribute) -> str:
             return format_symbol(value.name)
         case Dense():
             return _dense(value)
-        case tuple() if value and isinstance(value[0], str):
-            return f"[{', '.join(json.dumps(item) for item in value)}]"
+        case tuple() if value and isinstance(value[0], (str, TensorType)):
+            return f"[{', '.join(format_attribute(item) for item in value)}]"
         case tuple():
             return f"array<i64: {', '.join(map(str, value))}>" if value else "array<i64>"
     raise TypeError(f"not an attribute: {value!r}")
 
 
-def format_symbol(name: str) -> str:
-    return f"@{name}" if _BARE.fullmatch(name) else f"@{json.dumps(name)}"
-
-
-def _float(value: float) -> str:
-    """Shortest decimal that reads back equal, with the point that MLIR wants ("1.0e-06", not "1e-06")."""
-    text = repr(float(value))
-    if "e" in text and "." not in text:
-        mantissa, _, exponent = text.partition("e")
-        return f"{mantissa}.0e{exponent}"
-    return text
+def _key(name: str) -> str:
+    return name if is_bare(name) else quote(name)
 
 
 def _dense(value: Dense) -> str:
-    if value.type.rank == 0 and value.type.dtype != DType.S4:
-        scalar = value.array().item()
-        if value.type.dtype.is_float and scalar == scalar and abs(scalar) != float("inf"):
-            return f"dense<{_float(scalar)}> : {value.type}"
-        if isinstance(scalar, (bool, int)):
-            return f"dense<{json.dumps(scalar)}> : {value.type}"
+    """A rank-0 number in decimal, where that is exact; all else as the bytes."""
+    if value.type.rank == 0:
+        scalar = float(value.array())
+        if value.type.dtype == DType.PRED:
+            return f"dense<{'true' if scalar else 'false'}> : {value.type}"
+        if not value.type.dtype.is_float:
+            return f"dense<{int(scalar)}> : {value.type}"
+        if math.isfinite(scalar):
+            return f"dense<{format_float(scalar)}> : {value.type}"
     return f'dense<"0x{value.data.hex().upper()}"> : {value.type}'
 
 
 def _weight(weight: Weight) -> str:
-    fields = [f"sym_name = {json.dumps(weight.name)}", f"type = {weight.type}"]
+    fields = [f"sym_name = {quote(weight.name)}", f"type = {weight.type}"]
     if weight.value is not None:
         fields.append(f"value = {_dense(weight.value)}")
     elif [(s.key, s.type) for s in weight.sources] != [(weight.name, weight.type)]:
-        fields.append(f"sources = [{', '.join(json.dumps(s.key) for s in weight.sources)}]")
-        fields.append(f"source_types = [{', '.join(str(s.type) for s in weight.sources)}]")
+        fields.append(f"sources = {format_attribute(tuple(s.key for s in weight.sources))}")
+        fields.append(f"source_types = {format_attribute(tuple(s.type for s in weight.sources))}")
     if weight.transforms:
-        fields.append(f"transforms = [{', '.join(json.dumps(str(t)) for t in weight.transforms)}]")
+        fields.append(f"transforms = {format_attribute(tuple(map(str, weight.transforms)))}")
     return f'"g4.weight"() {{{", ".join(fields)}}} : () -> ()'
 
 
@@ -163,10 +167,5 @@ def _cache_attribute(cache: str | None) -> str:
 
 
 def _location(loc: Loc) -> str:
-    source = f"{json.dumps(loc.file)}:{loc.line}:0" if loc.file else "unknown"
-    return f"loc({json.dumps(loc.path)}({source}))" if loc.path else f"loc({source})"
-
-
-def is_valid_name(name: str) -> bool:
-    """Whether `name` can name a parameter (`%name`) in the text."""
-    return re.fullmatch(r"[A-Za-z_$.-][\w$.-]*", name) is not None
+    source = f"{quote(loc.file)}:{loc.line}:0" if loc.file else "unknown"
+    return f"loc({quote(loc.path)}({source}))" if loc.path else f"loc({source})"

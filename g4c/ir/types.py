@@ -1,6 +1,7 @@
 """Types of the IR: element types and static tensor types.
 
-In: nothing. Out: `DType`, `TensorType`, `Array`. Invariant: a type is immutable, hashable, and prints as the MLIR type it means.
+In: nothing. Out: `DType`, `TensorType`, `Array`. Invariant: a type is immutable, hashable, and prints as the MLIR type
+that it means.
 """
 
 from __future__ import annotations
@@ -49,26 +50,11 @@ class DType(enum.Enum):
     @property
     def numpy(self) -> np.dtype[np.float32]:
         """The numpy (or ml_dtypes) dtype that holds this element type."""
-        import ml_dtypes
+        import ml_dtypes  # noqa: F401  (teaches numpy the names of the extended types)
         import numpy as np
 
-        names = {
-            DType.F32: np.float32,
-            DType.F16: np.float16,
-            DType.S32: np.int32,
-            DType.S8: np.int8,
-            DType.PRED: np.bool_,
-        }
-        if self in names:
-            return np.dtype(names[self])
-        extended = {
-            DType.BF16: ml_dtypes.bfloat16,
-            DType.S4: ml_dtypes.int4,
-            DType.F8E4M3: ml_dtypes.float8_e4m3,
-            DType.F8E4M3FN: ml_dtypes.float8_e4m3fn,
-            DType.F8E5M2: ml_dtypes.float8_e5m2,
-        }
-        return np.dtype(extended[self])
+        dtype: np.dtype[np.float32] = np.dtype(_NUMPY_NAMES[self])
+        return dtype
 
     @staticmethod
     def of(dtype: np.dtype[np.float32]) -> DType:
@@ -88,18 +74,19 @@ _BITS = {
     DType.F8E4M3FN: 8,
     DType.F8E5M2: 8,
 }
-_BY_NUMPY_NAME = {
-    "float32": DType.F32,
-    "float16": DType.F16,
-    "bfloat16": DType.BF16,
-    "int32": DType.S32,
-    "int8": DType.S8,
-    "int4": DType.S4,
-    "bool": DType.PRED,
-    "float8_e4m3": DType.F8E4M3,
-    "float8_e4m3fn": DType.F8E4M3FN,
-    "float8_e5m2": DType.F8E5M2,
+_NUMPY_NAMES = {
+    DType.F32: "float32",
+    DType.BF16: "bfloat16",
+    DType.F16: "float16",
+    DType.S32: "int32",
+    DType.S8: "int8",
+    DType.S4: "int4",
+    DType.PRED: "bool",
+    DType.F8E4M3: "float8_e4m3",
+    DType.F8E4M3FN: "float8_e4m3fn",
+    DType.F8E5M2: "float8_e5m2",
 }
+_BY_NUMPY_NAME = {name: dtype for dtype, name in _NUMPY_NAMES.items()}
 
 
 @dataclass(frozen=True)

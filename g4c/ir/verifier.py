@@ -1,8 +1,9 @@
 """Is this module well-formed? Checked around every pass.
 
 In: a module. Out: nothing, or a `VerificationError` with up to ten findings, each showing the lines around it.
-Checks: every value is defined before it is used, results are what `infer` says, attributes pass `verify`, ops are legal at the
-module's level, symbols exist with the right types, calls match their callees, caches are declared and returned once.
+Checks: every value is defined before it is used, results are what `infer` says, attributes pass `verify`, ops are legal
+at the module's level, symbols exist with the right types, calls match their callees, caches are declared and returned
+once.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ LIMIT = 10
 
 @dataclass(frozen=True)
 class Finding:
-    """One defect: catalogue code, message, function, index of the op in it (None: the function or module as a whole)."""
+    """One defect: catalogue code, message, function and index of the op in it (None: the function or module)."""
 
     code: str
     message: str

@@ -1,7 +1,8 @@
 """Weights and caches as symbols: what is stored where, and how it is turned into what the program wants.
 
-In: checkpoint keys with types, or small constants. Out: `Weight`, `Cache`. Invariant: a weight's type follows from its sources
-and its chain of transforms; no pass ever touches the data. The packer replays the chain with `Weight.materialize`.
+In: checkpoint keys with types, or small constants. Out: `Weight`, `Cache`. Invariant: a weight's type follows from its
+sources and its chain of transforms; no pass ever touches the data. The packer replays the chain with
+`Weight.materialize`.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Concat(Transform):
 
     def infer(self, types: tuple[TensorType, ...]) -> TensorType:
         first = types[0]
-        require(self.axis < first.rank, f"concat: axis {self.axis} of a rank-{first.rank} tensor")
+        require(0 <= self.axis < first.rank, f"concat: axis {self.axis} of a rank-{first.rank} tensor")
         for other in types[1:]:
             same = other.dtype == first.dtype and other.rank == first.rank
             same = same and all(
@@ -102,6 +103,7 @@ class Reshape(Transform):
 
     def infer(self, types: tuple[TensorType, ...]) -> TensorType:
         source = _single(types, self.name)
+        require(all(n >= 0 for n in self.shape), f"reshape: negative extent in {self.shape}")
         target = source.with_shape(self.shape)
         require(target.size == source.size, f"reshape: {source} has {source.size} elements, {target} has {target.size}")
         return target
@@ -126,7 +128,7 @@ class Cast(Transform):
 
 @dataclass(frozen=True)
 class RopeTable(Transform):
-    """table[p, i] = fn(p * inv_freq[i]) for positions p < length; product and function in f32, as Hugging Face computes them."""
+    """table[p, i] = fn(p * inv_freq[i]) for positions p < length; all in f32, as Hugging Face computes it."""
 
     name: ClassVar[str] = "rope_table"
     function: str
@@ -136,13 +138,15 @@ class RopeTable(Transform):
         source = _single(types, self.name)
         require(source.rank == 1 and source.dtype == DType.F32, f"rope_table: inv_freq must be f32[n], got {source}")
         require(self.function in ("cos", "sin"), f"rope_table: function must be cos or sin, got {self.function}")
+        require(self.length >= 0, f"rope_table: length must be >= 0, got {self.length}")
         return TensorType((self.length, source.shape[0]), DType.F32)
 
     def apply(self, arrays: Sequence[Array]) -> Array:
         import numpy as np
 
         angles = np.arange(self.length, dtype=np.float32)[:, None] * arrays[0][None, :]
-        return np.cos(angles) if self.function == "cos" else np.sin(angles)
+        table: Array = np.cos(angles) if self.function == "cos" else np.sin(angles)
+        return table
 
 
 def _format(value: object) -> str:
@@ -164,18 +168,18 @@ def parse_transform(text: str) -> Transform:
     for item in filter(None, (match[2] or "").split(",")):
         key, _, raw = item.partition("=")
         require(key in hints and key != "name", f"transform {match[1]} has no field {key!r}")
+        require(key not in fields, f"transform {match[1]}: field {key!r} is given twice")
         fields[key] = _parse(raw, hints[key])
-    try:
-        build: Callable[..., Transform] = cls
-        return build(**fields)
-    except TypeError as error:
-        raise InvalidOpError(f"transform {text!r}: {error}") from error
+    missing = [entry.name for entry in dataclasses.fields(cls) if entry.name not in fields]
+    require(not missing, f"transform {match[1]} needs {', '.join(missing)}")
+    build: Callable[..., Transform] = cls
+    return build(**fields)
 
 
 def _parse(raw: str, hint: object) -> object:
     try:
         if hint == tuple[int, ...]:
-            return tuple(int(item) for item in raw.split("x"))
+            return tuple(int(item) for item in raw.split("x")) if raw else ()
         if hint is int:
             return int(raw)
         return DType(raw) if hint is DType else raw
@@ -185,7 +189,7 @@ def _parse(raw: str, hint: object) -> object:
 
 @dataclass(frozen=True)
 class Source:
-    """A tensor of the checkpoint: decoder-relative key, and the type that it is stored with after rounding to the model's dtype."""
+    """A tensor of the checkpoint: decoder-relative key, and its type once rounded to the model's dtype."""
 
     key: str
     type: TensorType
@@ -193,7 +197,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Weight:
-    """A symbol for parameter data. Either `sources` (checkpoint tensors) or `value` (a small constant), then `transforms`."""
+    """A symbol for parameter data: `sources` (checkpoint tensors) or `value` (a small constant), then `transforms`."""
 
     name: str
     sources: tuple[Source, ...] = ()
@@ -230,7 +234,7 @@ class Weight:
 
 @dataclass(frozen=True)
 class Cache:
-    """A symbol for state that lives across executions: one of K or V of one layer, (batch, slots, kv_heads, head_dim)."""
+    """A symbol for state that lives across executions: K or V of one layer, (batch, slots, kv_heads, head_dim)."""
 
     name: str
     type: TensorType

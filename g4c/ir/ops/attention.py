@@ -1,7 +1,7 @@
 """Attention and the KV cache, kept whole: the slot of a key is its absolute position.
 
-Caches are [batch, slots, kv_heads, head_dim]. Right-padded positions write garbage into slots that no valid query can see and
-that decode overwrites before they become visible.
+Caches are [batch, slots, kv_heads, head_dim]. Right-padded positions write garbage into slots that no valid query can
+see and that decode overwrites before they become visible.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from g4c.ir.op import Cost, Op, Value, require
+from g4c.ir.ops.indexing import checked_indices
 from g4c.ir.types import Array, DType, TensorType
 
 
 @dataclass(eq=False, repr=False)
 class AttentionOp(Op):
-    """y[b,i,h] = sum_j softmax_j(scale * q[b,i,h] . k[b,j,h']) v[b,j,h'], h' = h // (H / K), over the keys that i may see.
+    """y[b,i,h] = sum_j softmax_j(scale * q[b,i,h] . k[b,j,g]) * v[b,j,g], g = h // (H / K), over the keys that i sees.
 
-    allow(i, j) = j < span and j <= positions[b,i] and (window == 0 or j > positions[b,i] - window).
-    q [b, s, H, d]; k, v [b, slots, K, d]; positions [b, s] i32. Scores and softmax in f32; probabilities are rounded to the
-    operand type before they meet v. The window counts the query itself.
+    sees(i, j) = j < span and j <= positions[b,i] and (window == 0 or j > positions[b,i] - window).
+    q [b, s, H, d]; k, v [b, slots, K, d]; positions [b, s] i32. Scores and softmax in f32; probabilities are rounded to
+    the operand type before they meet v. The window counts the query itself. A query that sees no key gives zeros (a
+    lowering may give any finite value: only padding has such queries).
     """
 
     mnemonic = "g4.attention"
@@ -48,6 +50,7 @@ class AttentionOp(Op):
             0 < self.span <= self.k.shape[1], f"span {self.span} is not within the {self.k.shape[1]} slots of the cache"
         )
         require(self.window >= 0, f"window must be >= 0 (0 = none), got {self.window}")
+        require(self.q.dtype.is_float, f"needs floats, got {self.q.type}")
 
     def reference(self, *operands: Array) -> Array:
         q, k, v = (operand.astype(np.float32) for operand in operands[:3])
@@ -62,11 +65,12 @@ class AttentionOp(Op):
         if self.window:
             allowed &= slot > query - self.window
         scores = np.where(allowed, scores, np.float32(-np.inf))
-        with np.errstate(invalid="ignore"):
-            weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-            weights = weights / weights.sum(axis=-1, keepdims=True)
+        peak = scores.max(axis=-1, keepdims=True)
+        weights = np.exp(scores - np.where(np.isneginf(peak), np.float32(0), peak))
+        total = weights.sum(axis=-1, keepdims=True)
+        weights = weights / np.where(total == 0, np.float32(1), total)
         weights = weights.astype(operands[0].dtype).astype(np.float32)
-        y = np.einsum("bkgij,bjkd->bikgd", weights, v, optimize=True)
+        y: Array = np.einsum("bkgij,bjkd->bikgd", weights, v, optimize=True)
         return y.reshape(batch, rows, heads, width).astype(self.result.dtype.numpy)
 
     def cost(self) -> Cost:
@@ -85,7 +89,7 @@ def _check_cache(cache: TensorType, x: TensorType) -> None:
 
 @dataclass(eq=False, repr=False)
 class KvFillOp(Op):
-    """y = cache with slots start .. start+s-1 of every sequence replaced by x. The prefill form: the slots are static."""
+    """y = cache with slots start .. start+s-1 of every sequence replaced by x. The prefill form: static slots."""
 
     mnemonic = "g4.kv_fill"
     cache: Value
@@ -111,7 +115,10 @@ class KvFillOp(Op):
 
 @dataclass(eq=False, repr=False)
 class KvUpdateOp(Op):
-    """y = cache with slot positions[b, i] of sequence b replaced by x[b, i]. The decode form: the slots are run-time values."""
+    """y = cache with slot positions[b, i] of sequence b replaced by x[b, i]. The decode form: run-time slots.
+
+    Positions must be slots of the cache; of equal positions in one sequence the last wins.
+    """
 
     mnemonic = "g4.kv_update"
     cache: Value
@@ -127,7 +134,7 @@ class KvUpdateOp(Op):
     def reference(self, *operands: Array) -> Array:
         cache, x, positions = operands
         y = cache.copy()
-        for sequence, slots in enumerate(positions.astype(np.int64)):
+        for sequence, slots in enumerate(checked_indices(positions, cache.shape[1])):
             y[sequence, slots] = x[sequence]
         return y
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +25,9 @@ class LinearOp(Op):
         require(k == wk, f"contraction mismatch: x has k={k}, w has k={wk}")
         require(self.x.dtype == self.w.dtype, f"operand dtypes differ: {self.x.type} and {self.w.type}")
         return (self.x.type.with_shape((*self.x.shape[:-1], self.w.shape[0])),)
+
+    def verify(self) -> None:
+        require(self.x.dtype.is_float, f"needs floats, got {self.x.type}")
 
     def reference(self, *operands: Array) -> Array:
         x, w = (operand.astype(np.float32) for operand in operands)
@@ -54,10 +56,13 @@ class MatmulOp(Op):
         require(self.x.dtype == self.y.dtype, f"operand dtypes differ: {self.x.type} and {self.y.type}")
         return (self.x.type.with_shape((*self.x.shape[:-1], self.y.shape[-1])),)
 
+    def verify(self) -> None:
+        require(self.x.dtype.is_float, f"needs floats, got {self.x.type}")
+
     def reference(self, *operands: Array) -> Array:
         x, y = (operand.astype(np.float32) for operand in operands)
         return (x @ y).astype(self.result.dtype.numpy)
 
     def cost(self) -> Cost:
-        flops = 2 * math.prod(self.result.shape) * self.x.shape[-1]
+        flops = 2 * self.result.type.size * self.x.shape[-1]
         return Cost(flops, self.x.type.nbytes + self.y.type.nbytes, self.result.type.nbytes)

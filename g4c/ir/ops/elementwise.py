@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from g4c.ir.op import InvalidOpError, Op, Value, require
 from g4c.ir.types import Array, DType, TensorType, broadcast_shapes
+
+Mask: TypeAlias = npt.NDArray[np.bool_]
 
 
 def widen(x: Array) -> Array:
@@ -18,20 +21,24 @@ def widen(x: Array) -> Array:
 
 def gelu_tanh(x: Array) -> Array:
     """gelu(x), tanh approximation, in the dtype of `x`."""
-    inner = np.float32(0.7978845608028654) * (x + np.float32(0.044715) * x * x * x)
-    return np.float32(0.5) * x * (1 + np.tanh(inner))
+    with np.errstate(over="ignore"):  # a cube that overflows is inf, whose tanh is 1
+        inner = np.float32(0.7978845608028654) * (x + np.float32(0.044715) * x * x * x)
+    y: Array = np.float32(0.5) * x * (1 + np.tanh(inner))
+    return y
 
 
 class ElementwiseOp(Op):
     """Base: result shape by broadcasting, result dtype that of the operands, which must agree."""
 
     floats_only: ClassVar[bool] = False
+    predicates: ClassVar[bool] = False  # whether predicates are accepted
 
     def infer(self) -> tuple[TensorType, ...]:
         dtypes = {value.dtype for value in self.operands}
         require(len(dtypes) == 1, f"operand dtypes differ: {' and '.join(str(value.type) for value in self.operands)}")
         dtype = self.operands[0].dtype
         require(not self.floats_only or dtype.is_float, f"needs floats, got {dtype.mlir}")
+        require(self.predicates or dtype != DType.PRED, f"needs numbers, got {dtype.mlir}")
         return (TensorType(self.broadcast_shape(), dtype),)
 
     def broadcast_shape(self) -> tuple[int, ...]:
@@ -40,13 +47,14 @@ class ElementwiseOp(Op):
         except ValueError as error:
             raise InvalidOpError(str(error)) from None
 
-    def compute(self, *operands: Array) -> Array:
+    def compute(self, *operands: Array) -> Array | Mask:
+        """The result before rounding. Floats arrive in f32; IEEE rules for what has no finite result."""
         raise NotImplementedError
 
     def reference(self, *operands: Array) -> Array:
         with np.errstate(all="ignore"):
-            y = self.compute(*map(widen, operands))
-        return np.broadcast_to(y, self.result.shape).astype(self.result.dtype.numpy)
+            y = np.asarray(self.compute(*map(widen, operands)))
+        return y.astype(self.result.dtype.numpy)
 
 
 @dataclass(eq=False, repr=False)
@@ -129,12 +137,13 @@ class AndOp(_Binary):
     """z = x and y, predicates."""
 
     mnemonic = "g4.and"
+    predicates = True
 
     def verify(self) -> None:
         require(self.x.dtype == DType.PRED, f"needs predicates, got {self.x.dtype.mlir}")
 
-    def compute(self, *operands: Array) -> Array:
-        return np.logical_and(*operands).astype(np.float32)
+    def compute(self, *operands: Array) -> Mask:
+        return np.logical_and(*operands)
 
 
 class NegOp(_Unary):
@@ -193,7 +202,7 @@ class RsqrtOp(_Unary):
     floats_only = True
 
     def compute(self, *operands: Array) -> Array:
-        return 1 / np.sqrt(operands[0])
+        return np.reciprocal(np.sqrt(operands[0]))
 
 
 class GeluOp(_Unary):
@@ -237,6 +246,7 @@ class CompareOp(ElementwiseOp):
     """z = x <direction> y, a predicate; direction is one of eq ne lt le gt ge."""
 
     mnemonic = "g4.compare"
+    predicates = True
     x: Value
     y: Value
     direction: str
@@ -250,8 +260,9 @@ class CompareOp(ElementwiseOp):
             f"unknown direction {self.direction!r}; there are {', '.join(_COMPARISONS)}",
         )
 
-    def compute(self, *operands: Array) -> Array:
-        return _COMPARISONS[self.direction](*operands).astype(np.float32)
+    def compute(self, *operands: Array) -> Mask:
+        y: Mask = _COMPARISONS[self.direction](*operands)
+        return y
 
 
 @dataclass(eq=False, repr=False)
@@ -269,4 +280,5 @@ class SelectOp(ElementwiseOp):
         return (TensorType(self.broadcast_shape(), self.x.dtype),)
 
     def reference(self, *operands: Array) -> Array:
-        return np.broadcast_to(np.where(*operands), self.result.shape).astype(self.result.dtype.numpy)
+        predicate, x, y = operands
+        return np.where(predicate, x, y)

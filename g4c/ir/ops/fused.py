@@ -24,6 +24,7 @@ class RmsNormOp(Op):
     epsilon: float
 
     def infer(self) -> tuple[TensorType, ...]:
+        require(self.x.type.rank >= 1, "x is a scalar")
         if self.w is not None:
             require(
                 self.w.shape == self.x.shape[-1:],
@@ -38,7 +39,7 @@ class RmsNormOp(Op):
 
     def reference(self, *operands: Array) -> Array:
         x = operands[0].astype(np.float32)
-        y = x * (np.mean(x * x, axis=-1, keepdims=True) + np.float32(self.epsilon)) ** np.float32(-0.5)
+        y: Array = x * (np.mean(x * x, axis=-1, keepdims=True) + np.float32(self.epsilon)) ** np.float32(-0.5)
         if len(operands) == 2:
             y = y * operands[1].astype(np.float32)
         return y.astype(self.result.dtype.numpy)
@@ -48,7 +49,8 @@ class RmsNormOp(Op):
 class RopeOp(Op):
     """y[i] = x[i] cos[i] - x[i+d/2] sin[i],  y[i+d/2] = x[i+d/2] cos[i] + x[i] sin[i]  for i < d/2.
 
-    x [b, s, heads, d]; cos, sin [b, s, d/2]. Half-split pairing over the whole head; dims that must not rotate have angle 0.
+    x [b, s, heads, d]; cos, sin [b, s, d/2]. Half-split pairing over the whole head; dims that must not rotate have
+    angle 0.
     """
 
     mnemonic = "g4.rope"
@@ -64,6 +66,9 @@ class RopeOp(Op):
         for name, value in (("cos", self.cos), ("sin", self.sin)):
             require(value.type == table, f"{name} must be {table} for x {self.x.type}, got {value.type}")
         return (self.x.type,)
+
+    def verify(self) -> None:
+        require(self.x.dtype.is_float, f"needs floats, got {self.x.type}")
 
     def reference(self, *operands: Array) -> Array:
         x, cos, sin = (operand.astype(np.float32) for operand in operands)
@@ -84,6 +89,9 @@ class GatedGeluOp(Op):
     def infer(self) -> tuple[TensorType, ...]:
         require(self.gate.type == self.up.type, f"gate is {self.gate.type}, up is {self.up.type}")
         return (self.gate.type,)
+
+    def verify(self) -> None:
+        require(self.gate.dtype.is_float, f"needs floats, got {self.gate.type}")
 
     def reference(self, *operands: Array) -> Array:
         gate, up = (operand.astype(np.float32) for operand in operands)
@@ -107,7 +115,8 @@ class SoftcapOp(Op):
 
     def reference(self, *operands: Array) -> Array:
         cap = np.float32(self.cap)
-        return (cap * np.tanh(operands[0].astype(np.float32) / cap)).astype(self.result.dtype.numpy)
+        y: Array = cap * np.tanh(operands[0].astype(np.float32) / cap)
+        return y.astype(self.result.dtype.numpy)
 
 
 @dataclass(eq=False, repr=False)
@@ -122,6 +131,9 @@ class PerLayerInputOp(Op):
     def infer(self) -> tuple[TensorType, ...]:
         require(self.context.type == self.token.type, f"context is {self.context.type}, token is {self.token.type}")
         return (self.context.type,)
+
+    def verify(self) -> None:
+        require(self.context.dtype.is_float, f"needs floats, got {self.context.type}")
 
     def reference(self, *operands: Array) -> Array:
         context, token = (operand.astype(np.float32) for operand in operands)

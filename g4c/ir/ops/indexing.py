@@ -1,13 +1,23 @@
-"""Ops that look rows up by run-time index."""
+"""Ops that look rows up by run-time index. An index outside the table is an error, never wrapped or clamped."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from g4c.ir.op import Cost, Op, Value, require
 from g4c.ir.types import Array, DType, TensorType
+
+
+def checked_indices(indices: Array, extent: int) -> npt.NDArray[np.int64]:
+    """`indices` as numpy takes them. IndexError names one that is outside 0..extent-1 (numpy would wrap -1 around)."""
+    wanted = indices.astype(np.int64)
+    outside = wanted[(wanted < 0) | (wanted >= extent)]
+    if outside.size:
+        raise IndexError(f"index {outside[0]} is outside 0..{extent - 1}")
+    return wanted
 
 
 def _lookup_cost(op: Op, table: Value) -> Cost:
@@ -31,7 +41,7 @@ class GatherOp(Op):
 
     def reference(self, *operands: Array) -> Array:
         table, indices = operands
-        return table[indices.astype(np.int64)]
+        return table[checked_indices(indices, table.shape[0])]
 
     def cost(self) -> Cost:
         return _lookup_cost(self, self.table)
@@ -51,9 +61,12 @@ class EmbeddingOp(Op):
         require(self.ids.dtype == DType.S32, f"ids must be i32, got {self.ids.type}")
         return (self.table.type.with_shape((*self.ids.shape, self.table.shape[1])),)
 
+    def verify(self) -> None:
+        require(self.table.dtype.is_float, f"needs floats, got {self.table.type}")
+
     def reference(self, *operands: Array) -> Array:
         ids, table = operands
-        rows = table[ids.astype(np.int64)].astype(np.float32)
+        rows = table[checked_indices(ids, table.shape[0])].astype(np.float32)
         return (rows * np.float32(self.scale)).astype(self.result.dtype.numpy)
 
     def cost(self) -> Cost:
@@ -76,7 +89,7 @@ class SelectRowsOp(Op):
 
     def reference(self, *operands: Array) -> Array:
         x, rows = operands
-        return np.take_along_axis(x, rows.astype(np.int64)[:, :, None], axis=1)
+        return np.take_along_axis(x, checked_indices(rows, x.shape[1])[:, :, None], axis=1)
 
     def cost(self) -> Cost:
         return _lookup_cost(self, self.x)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from g4c.ir.op import Op, Value, require
+from g4c.ir.op import Cost, Op, Value, require
 from g4c.ir.ops.elementwise import widen
 from g4c.ir.types import Array, DType, TensorType
 
@@ -26,6 +27,9 @@ class ReshapeOp(Op):
 
     def reference(self, *operands: Array) -> Array:
         return operands[0].reshape(self.type.shape)
+
+    def cost(self) -> Cost:
+        return Cost(0, 0, 0)  # nothing moves
 
 
 @dataclass(eq=False, repr=False)
@@ -68,6 +72,10 @@ class SliceOp(Op):
 
     def reference(self, *operands: Array) -> Array:
         return operands[0][tuple(slice(a, b) for a, b in zip(self.starts, self.limits, strict=True))]
+
+    def cost(self) -> Cost:
+        """Only what is kept is read."""
+        return Cost(0, self.result.type.nbytes, self.result.type.nbytes)
 
 
 @dataclass(eq=False, repr=False)
@@ -134,7 +142,7 @@ class IotaOp(Op):
         return np.broadcast_to(column, self.type.shape).astype(self.type.dtype.numpy)
 
 
-_REDUCTIONS = {"sum": np.sum, "max": np.max, "mean": np.mean}
+_REDUCTIONS: dict[str, Callable[..., Array]] = {"sum": np.sum, "max": np.max, "mean": np.mean}
 
 
 @dataclass(eq=False, repr=False)
@@ -148,7 +156,8 @@ class ReduceOp(Op):
     keep: bool = False
 
     def infer(self) -> tuple[TensorType, ...]:
-        require(all(0 <= axis < self.x.type.rank for axis in self.axes), f"axes {list(self.axes)} of {self.x.type}")
+        fits = all(0 <= axis < self.x.type.rank for axis in self.axes) and len(set(self.axes)) == len(self.axes)
+        require(fits, f"cannot reduce axes {list(self.axes)} of {self.x.type}")
         shape = (1 if i in self.axes else n for i, n in enumerate(self.x.shape) if self.keep or i not in self.axes)
         return (self.x.type.with_shape(tuple(shape)),)
 
@@ -157,5 +166,5 @@ class ReduceOp(Op):
         require(self.x.dtype.is_float, f"needs floats, got {self.x.type}")
 
     def reference(self, *operands: Array) -> Array:
-        y: Array = _REDUCTIONS[self.kind](widen(operands[0]), axis=self.axes, keepdims=self.keep)
+        y = _REDUCTIONS[self.kind](widen(operands[0]), axis=self.axes, keepdims=self.keep)
         return np.asarray(y).astype(self.result.dtype.numpy)
