@@ -7,13 +7,15 @@ from g4c.errors import Entry
 CATALOGUE: dict[str, Entry] = {
     "G4C-V001": Entry(
         "operands or attributes of an op do not fit",
-        "The op's own rule (`infer` or `verify`) refuses its operands or attributes. The message names both sides of the\n"
-        "mismatch. If a pass is named, it produced the op: run the repro command with --print-ir-before of that pass.",
+        "The op's own rule (`infer` or `verify`) refuses its operands or attributes. The message names both sides of\n"
+        "the mismatch. If a pass is named, it produced the op: run the repro command with --print-ir-before of that\n"
+        "pass.",
         4,
     ),
     "G4C-V002": Entry(
         "a weight's chain of transforms does not fit",
-        "A weight is a symbol with recorded transforms (permute, concat, cast, ...). The type of each step must fit the next.",
+        "A weight is a symbol with recorded transforms (transpose, concat, cast, ...). The type of each step must fit\n"
+        "the next.",
         4,
     ),
     "G4C-V003": Entry(
@@ -24,11 +26,15 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "G4C-V004": Entry(
         "an op is not legal at the module's level",
-        "Levels are graph, tiled, nki. A lowering pass raises the level; an op of a later level may not appear before it.",
+        "Levels are graph, tiled, nki. A lowering pass raises the level; an op of a later level may not appear before\n"
+        "it.",
         4,
     ),
     "G4C-V005": Entry(
-        "a value is used before it is defined", "Ops are in definition order; an operand must come from above.", 4
+        "a value is used before it is defined, or defined twice",
+        "Ops are in definition order; an operand must come from above, in the same function. An op object stands in\n"
+        "one place only.",
+        4,
     ),
     "G4C-V006": Entry(
         "a symbol does not resolve",
@@ -38,17 +44,23 @@ CATALOGUE: dict[str, Entry] = {
     "G4C-V007": Entry(
         "functions call each other in a circle", "Layer functions are straight-line code without recursion.", 4
     ),
+    "G4C-V008": Entry(
+        "the module's tables are inconsistent",
+        "Weights, caches and functions are symbols of one namespace: each stands under its own name, and no two share\n"
+        "one. The attribute 'level' is the module's level.",
+        4,
+    ),
     "G4C-V010": Entry(
         "IR text cannot be parsed",
-        "The text is not in the form that g4c prints. Line and column say where; `g4c opt FILE --pipeline ''` prints the\n"
-        "canonical form of a file that parses.",
+        "The text is not in the form that g4c prints. Line and column say where; `g4c opt FILE --pipeline ''` prints\n"
+        "the canonical form of a file that parses.",
     ),
     "G4C-V011": Entry(
         "an op in the text is not valid",
         "The text parses, but the op's own rule refuses its operands or attributes.",
     ),
     "G4C-V020": Entry(
-        "the interpreter was given an array of the wrong shape or dtype",
-        "Arrays must have exactly the type that the function's parameter or the module's weight declares.",
+        "the interpreter was given no array, or one of the wrong shape or dtype",
+        "Every parameter, and every weight without a constant value, needs an array of exactly its declared type.",
     ),
 }

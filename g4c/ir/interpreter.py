@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
+
 from g4c.errors import G4cError
 from g4c.ir.module import Function, Module
 from g4c.ir.op import Op, Value
@@ -27,8 +29,9 @@ def interpret(
 ) -> dict[str, Array]:
     """Run `function`. `inputs` by parameter name (caches included), `weights` by symbol; returns results by name.
 
-    Arrays must have exactly the declared shape and dtype (G4C-V020). `observe(function, op, results)` is called after
-    every op.
+    Arrays must have exactly the declared shape and dtype, and nothing may be missing (G4C-V020); weights with a
+    constant value need no entry. `observe(function, op, results)` is called after every op. KeyError where no function
+    has that name.
     """
     target = module.functions[function]
     arguments = []
@@ -72,11 +75,13 @@ def _execute(
         return tuple(_run(module, module.functions[op.callee.name], operands, weights, observe))
     if isinstance(op, LoadWeightOp):
         weight = module.weights[op.weight.name]
-        constant = weight.value is not None and weight.name not in weights
-        array = weight.materialize(_unavailable) if constant else weights[weight.name]
-        return (_checked(weight.name, array, weight.type),)
+        if weight.name in weights:
+            return (_checked(weight.name, weights[weight.name], weight.type),)
+        if weight.value is None:
+            raise G4cError("G4C-V020", f"no data for weight {weight.name} ({weight.type})")
+        return (weight.materialize(_unavailable),)
     outcome = op.reference(*operands)
-    return outcome if isinstance(outcome, tuple) else (outcome,)
+    return tuple(map(np.asarray, outcome)) if isinstance(outcome, tuple) else (np.asarray(outcome),)
 
 
 def _unavailable(source: object) -> Array:

@@ -75,8 +75,11 @@ class Function:
         """Replace values everywhere they are used, results included. Chains (a -> b, b -> c) are followed."""
 
         def final(value: Value) -> Value:
-            while value in mapping:
+            for _ in mapping:
+                if value not in mapping:
+                    return value
                 value = mapping[value]
+            assert value not in mapping, "values replace each other in a circle"
             return value
 
         resolved = {old: final(new) for old, new in mapping.items()}

@@ -1,9 +1,9 @@
 """Is this module well-formed? Checked around every pass.
 
 In: a module. Out: nothing, or a `VerificationError` with up to ten findings, each showing the lines around it.
-Checks: every value is defined before it is used, results are what `infer` says, attributes pass `verify`, ops are legal
-at the module's level, symbols exist with the right types, calls match their callees, caches are declared and returned
-once.
+Checks: every value is defined once and before it is used, results are what `infer` says, attributes have their kinds
+and pass `verify`, ops are legal at the module's level, symbols exist with the right types, calls match their callees,
+caches are declared and returned once, names are unique. What passes prints to text that parses back equal.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from g4c.errors import G4cError
 from g4c.ir.levels import LEGAL_OPS
 from g4c.ir.module import Function, Module
-from g4c.ir.op import InvalidOpError, Op, Value
+from g4c.ir.op import InvalidOpError, Op, Value, attribute_mismatch
 from g4c.ir.ops.structure import CallOp, LoadWeightOp
 from g4c.ir.printer import is_valid_name, print_op, value_names
 
@@ -43,7 +43,8 @@ class VerificationError(G4cError):
         ]
 
     def __str__(self) -> str:
-        return "\n".join([super().__str__(), *self.rest])
+        stopped = [f"  = stopped after {LIMIT} errors"] if len(self.findings) == LIMIT else []
+        return "\n".join([super().__str__(), *self.rest, *stopped])
 
 
 def verify_module(module: Module) -> None:
@@ -58,15 +59,32 @@ def verify_module(module: Module) -> None:
 
 
 def _check_module(module: Module) -> Iterator[Finding]:
+    yield from _check_tables(module)
     for weight in module.weights.values():
         try:
             _ = weight.type
         except InvalidOpError as error:
             yield Finding("G4C-V002", str(error))
+    owned: set[Op] = set()
     for function in module.functions.values():
         yield from _check_signature(module, function)
-        yield from _check_body(module, function)
+        yield from _check_body(module, function, owned)
     yield from _check_recursion(module)
+
+
+def _check_tables(module: Module) -> Iterator[Finding]:
+    """Entries stand under their own names; weights, caches and functions share one set of symbols, as in MLIR."""
+    seen: dict[str, str] = {}
+    tables = (("weight", module.weights), ("cache", module.caches), ("function", module.functions))
+    for kind, table in tables:
+        for name, entry in table.items():
+            if entry.name != name:
+                yield Finding("G4C-V008", f"{kind} {entry.name} is entered under the name {name}")
+            if name in seen:
+                yield Finding("G4C-V008", f"{name} is both a {seen[name]} and a {kind}")
+            seen[name] = kind
+    if "level" in module.attributes:
+        yield Finding("G4C-V008", "the attribute level is the module's level; it cannot be set beside it")
 
 
 def _check_signature(module: Module, function: Function) -> Iterator[Finding]:
@@ -76,6 +94,9 @@ def _check_signature(module: Module, function: Function) -> Iterator[Finding]:
     names = [param.name for param in function.params]
     for name in sorted({name for name in names if names.count(name) > 1 or not is_valid_name(name)}):
         yield finding(f"parameter name {name!r} is used twice or malformed")
+    names = [result.name for result in function.results]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield finding(f"result name {name!r} is used twice")
     sides = (
         ("parameter", [(p.name, p.cache, p.type) for p in function.params]),
         ("result", [(r.name, r.cache, r.value.type) for r in function.results]),
@@ -97,7 +118,8 @@ def _check_signature(module: Module, function: Function) -> Iterator[Finding]:
             yield finding(f"result {result.name}: cache {result.cache} is returned but no parameter takes it")
 
 
-def _check_body(module: Module, function: Function) -> Iterator[Finding]:
+def _check_body(module: Module, function: Function, owned: set[Op]) -> Iterator[Finding]:
+    """`owned` collects the ops of all functions."""
     defined: set[Value] = set(function.params)
     for index, op in enumerate(function.ops):
 
@@ -109,20 +131,32 @@ def _check_body(module: Module, function: Function) -> Iterator[Finding]:
         for name, value in op.named_operands():
             if value not in defined:
                 yield finding("G4C-V005", f"operand {name} ({value.type}) is not defined above")
-        try:
-            inferred = op.infer()
-            op.verify()
-        except InvalidOpError as error:
-            yield finding("G4C-V001", str(error))
-        else:
-            found = tuple(value.type for value in op.results)
-            if inferred != found:
-                yield finding("G4C-V001", f"results are {_types(found)}, operands give {_types(inferred)}")
+        if op in owned:
+            yield finding("G4C-V005", "the same op object stands in the module twice")
+        owned.add(op)
+        message = _check_rules(op)
+        if message is not None:
+            yield finding("G4C-V001", message)
         yield from (finding("G4C-V006", message) for message in _check_symbol(module, op))
         defined.update(op.results)
     for result in function.results:
         if result.value not in defined:
             yield Finding("G4C-V005", f"result {result.name} is not defined", function.name)
+
+
+def _check_rules(op: Op) -> str | None:
+    """What the op itself refuses: the kind of an attribute, or the first thing that `infer` and `verify` find."""
+    for name, value in op.attributes().items():
+        mismatch = attribute_mismatch(type(op), name, value)
+        if mismatch is not None:
+            return mismatch
+    try:
+        inferred = op.infer()
+        op.verify()
+    except InvalidOpError as error:
+        return str(error)
+    found = tuple(value.type for value in op.results)
+    return None if inferred == found else f"results are {_types(found)}, operands give {_types(inferred)}"
 
 
 def _check_symbol(module: Module, op: Op) -> Iterator[str]:
