@@ -187,10 +187,10 @@ def _run_passes(run: _Run, module: Module) -> str:
     """Run the pipeline on `module` in place; returns the pipeline as text."""
     from g4c.passes.manager import PipelineOptions, run_pipeline
     from g4c.passes.pipeline import parse_pipeline
-    from g4c.passes.pipelines import default_pipeline
+    from g4c.passes.pipelines import DEFAULT_PIPELINE
 
     options = run.options
-    pipeline = default_pipeline() if options.pipeline is None else parse_pipeline(options.pipeline)
+    pipeline = parse_pipeline(DEFAULT_PIPELINE if options.pipeline is None else options.pipeline)
     watch = PipelineOptions(verify_each=options.verify_each, dump_dir=options.dump_dir, sink=run.reporter.detail)
     report = run_pipeline(module, pipeline, watch)
     for line in f"{report.format_time()}\n{report.format_stats()}".splitlines():
