@@ -1,0 +1,144 @@
+"""Does a pass keep the numbers? Runs programs on the reference interpreter before and after, on the same random data.
+
+In: modules. Out: nothing, or G4C-P012 with the first result that differs. Data is drawn per name from the name itself,
+so that a module and its rewritten form see the same weights, caches and inputs whatever order or number they have.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from g4c.errors import G4cError
+from g4c.ir.interpreter import interpret
+from g4c.ir.module import Function, Module
+from g4c.ir.op import Value
+from g4c.ir.ops import AttentionOp, CallOp, EmbeddingOp, GatherOp, KvUpdateOp, SelectRowsOp
+from g4c.ir.types import Array, DType
+from g4c.ir.weights import Source
+
+LIMIT_BYTES = 1 << 30
+TOLERANCE = {DType.F32: 1e-5, DType.BF16: 2e-2, DType.F16: 2e-3}
+
+
+def _generator(name: str, seed: int) -> np.random.Generator:
+    return np.random.default_rng([seed, zlib.crc32(name.encode())])
+
+
+def sample_weight(source: Source, seed: int = 0) -> Array:
+    """Random data: matrices keep variance, vectors are in [0.5, 1.5], scalars in [0.2, 0.9]."""
+    random, shape = _generator(source.key, seed), source.type.shape
+    if source.type.rank >= 2:
+        data = random.standard_normal(shape, dtype=np.float32) / np.float32(np.sqrt(shape[-1]))
+    else:
+        low, high = (0.5, 1.5) if source.type.size > 1 else (0.2, 0.9)
+        data = random.uniform(low, high, shape).astype(np.float32)
+    return data.astype(source.type.dtype.numpy)
+
+
+def sample_weights(module: Module, seed: int = 0) -> dict[str, Array]:
+    """Data for every weight of the module, its transforms replayed on random sources."""
+    return {
+        weight.name: weight.materialize(lambda source: sample_weight(source, seed))
+        for weight in module.weights.values()
+    }
+
+
+def sample_inputs(module: Module, function: str, seed: int = 0, *, position: int | None = None) -> dict[str, Array]:
+    """Random arguments by parameter name. Integers are valid where they are used: ids in tables, rows in sequences.
+
+    Positions count up from `position`; by default from 0, or, where one token meets a longer cache, from the middle of
+    the cache.
+    """
+    target = module.functions[function]
+    bounds = _bounds(module, target)
+    inputs: dict[str, Array] = {}
+    for param in target.params:
+        random = _generator(param.cache or param.name, seed)
+        if param.dtype != DType.S32:
+            inputs[param.name] = random.standard_normal(param.shape, dtype=np.float32).astype(param.dtype.numpy)
+            continue
+        kind, bound = bounds.get(param, ("index", 1))
+        if kind == "position":
+            length = param.shape[-1]
+            start = position if position is not None else (bound // 2 if length == 1 else 0)
+            data = np.broadcast_to(np.arange(start, start + length), param.shape)
+        else:
+            data = random.integers(0, bound, param.shape)
+        inputs[param.name] = np.asarray(data.astype(np.int32))
+    return inputs
+
+
+def _bounds(module: Module, function: Function) -> dict[Value, tuple[str, int]]:
+    """For integer values what they index ("position" or "index") and the smallest extent they index."""
+    bounds: dict[Value, tuple[str, int]] = {}
+
+    def enter(value: Value, kind: str, bound: int) -> None:
+        known = bounds.get(value, (kind, bound))
+        bounds[value] = ("position" if "position" in (kind, known[0]) else kind, min(bound, known[1]))
+
+    for op in function.ops:
+        if isinstance(op, EmbeddingOp):
+            enter(op.ids, "index", op.table.shape[0])
+        elif isinstance(op, GatherOp):
+            enter(op.indices, "index", op.table.shape[0])
+        elif isinstance(op, SelectRowsOp):
+            enter(op.rows, "index", op.x.shape[1])
+        elif isinstance(op, AttentionOp):
+            enter(op.positions, "position", op.span)
+        elif isinstance(op, KvUpdateOp):
+            enter(op.positions, "position", op.cache.shape[1])
+        elif isinstance(op, CallOp):
+            callee = module.functions[op.callee.name]
+            inner = _bounds(module, callee)
+            for param, argument in zip(callee.params, op.args, strict=True):
+                if param in inner:
+                    enter(argument, *inner[param])
+    return bounds
+
+
+def difference(found: Array, wanted: Array) -> float:
+    """Largest difference relative to the largest magnitude wanted; not-a-number must meet not-a-number."""
+    a, b = found.astype(np.float64), wanted.astype(np.float64)
+    if not np.array_equal(np.isnan(a), np.isnan(b)):
+        return float("inf")
+    a, b = np.nan_to_num(a), np.nan_to_num(b)
+    return float(np.abs(a - b).max(initial=0) / max(np.abs(b).max(initial=0), 1e-30))
+
+
+class NumericsCheck:
+    """Holds the results of every program of a module; `compare` runs the module as it is now and compares."""
+
+    def __init__(self, module: Module, seed: int = 0) -> None:
+        size = sum(weight.type.nbytes for weight in module.weights.values())
+        if size > LIMIT_BYTES:
+            raise G4cError(
+                "G4C-P013",
+                f"the weights take {size / 2**30:.1f} GiB, numbers are checked up to {LIMIT_BYTES / 2**30:.0f} GiB",
+                help="use a tiny variant",
+            )
+        self.seed = seed
+        self.inputs = {program.name: sample_inputs(module, program.name, seed) for program in module.programs}
+        self.wanted = {name: self.run(module, name) for name in self.inputs}
+
+    def run(self, module: Module, program: str) -> dict[str, Array]:
+        names = {param.name for param in module.functions[program].params}
+        inputs = {name: array for name, array in self.inputs[program].items() if name in names}
+        weights: Mapping[str, Array] = sample_weights(module, self.seed)
+        return interpret(module, program, inputs, weights)
+
+    def compare(self, module: Module, step: str) -> None:
+        """G4C-P012 where a result that both forms have differs; the next pass is measured against the new form."""
+        for program, wanted in self.wanted.items():
+            found = self.run(module, program)
+            for name in [name for name in wanted if name in found]:
+                limit = TOLERANCE.get(DType.of(found[name].dtype), 0.0)
+                off = difference(found[name], wanted[name])
+                if off > limit:
+                    message = (
+                        f"{step} changed {program}'s result {name} by {off:.2e} of its size (tolerance {limit:.0e})"
+                    )
+                    raise G4cError("G4C-P012", message, where=program)
+            self.wanted[program] = found

@@ -1,0 +1,41 @@
+"""All passes, and the pipelines that g4c runs, on one page.
+
+Out: `PASSES` by name, `DEFAULT_PIPELINE` (what `g4c compile` runs at the GRAPH level), `NEURON_PIPELINE` (what follows
+it for targets that take no calls). In: nothing.
+"""
+
+from __future__ import annotations
+
+from g4c.passes.canonicalize import Canonicalize
+from g4c.passes.contract import Pass
+from g4c.passes.cse import Cse
+from g4c.passes.dce import Dce
+from g4c.passes.eliminate_shared_kv import EliminateSharedKv
+from g4c.passes.inline_layers import InlineLayers
+from g4c.passes.precompute_rope import PrecomputeRope
+from g4c.passes.specialize_layers import SpecializeLayers
+from g4c.passes.split_matvec import SplitMatvec
+
+_ALL: tuple[type[Pass], ...] = (
+    Canonicalize,
+    PrecomputeRope,
+    SpecializeLayers,
+    EliminateSharedKv,
+    Cse,
+    Dce,
+    InlineLayers,
+    SplitMatvec,
+)
+PASSES: dict[str, type[Pass]] = {cls.name: cls for cls in _ALL}
+
+# Simplify first, so that patterns are met in one form; tables before layers are cut out, so that cos and sin are
+# computed outside of them; layers before sharing is looked at, so that it is looked at once per kind; merge and clean
+# up last, because dead code is what eliminate-shared-kv reports on.
+DEFAULT_PIPELINE = "canonicalize,precompute-rope,specialize-layers,eliminate-shared-kv,canonicalize,cse,dce"
+
+NEURON_PIPELINE = "inline-layers,cse,dce"
+
+
+def pass_summaries() -> list[tuple[str, str]]:
+    """Name and one line for every pass, for `g4c list`."""
+    return [(name, cls.summary()) for name, cls in PASSES.items()]
