@@ -152,10 +152,11 @@ def _build(run: _Run, writer: BundleWriter, checkpoint: CheckpointIndex | None) 
         pipeline = _run_passes(run, module)
         phase.result = _describe_module(module)
     writer.write("ir/module.mlir", _text(module))
+    on_cpu = _for_cpu(module)
     programs = {}
     for function in module.programs:
         with reporter.phase(f"lower {function.name}") as phase:
-            programs[function.name], phase.result = _lower(run, writer, module, function.name)
+            programs[function.name], phase.result = _lower(run, writer, module, function.name, on_cpu)
     if checkpoint is not None:
         with reporter.phase("pack weights") as phase:
             phase.result = _pack(module, checkpoint, writer)
@@ -198,8 +199,33 @@ def _run_passes(run: _Run, module: Module) -> str:
     return report.pipeline
 
 
-def _lower(run: _Run, writer: BundleWriter, module: Module, name: str) -> tuple[dict[str, Any], str]:
-    """Lower one program and write it; returns its manifest entry and a few words."""
+def _for_cpu(module: Module) -> Module:
+    """`module` in the form that the CPU backend runs fastest."""
+    from g4c.passes.manager import PipelineOptions, run_pipeline
+    from g4c.passes.pipeline import parse_pipeline
+    from g4c.passes.pipelines import CPU_PIPELINE
+
+    copy = module.copy()
+    run_pipeline(copy, parse_pipeline(CPU_PIPELINE), PipelineOptions())
+    return copy
+
+
+def _program_text(module: Module, name: str) -> list[str]:
+    """The text of a program and of all that it calls."""
+    from g4c.ir.printer import print_function
+
+    function = module.functions[name]
+    lines = list(print_function(function))
+    for callee in dict.fromkeys(module.callees(function)):
+        lines += _program_text(module, callee)
+    return lines
+
+
+def _lower(run: _Run, writer: BundleWriter, module: Module, name: str, on_cpu: Module) -> tuple[dict[str, Any], str]:
+    """Lower one program and write it; returns its manifest entry and a few words.
+
+    Where the CPU backend wants another form, that is lowered too: same parameters and results, another file.
+    """
     from g4c.lowering.neuron.lower import lower_program
 
     lowered = lower_program(module, name, target=run.options.target)
@@ -217,6 +243,9 @@ def _lower(run: _Run, writer: BundleWriter, module: Module, name: str) -> tuple[
         "flops": lowered.flops,
         "bytes": lowered.bytes,
     }
+    if _program_text(on_cpu, name) != _program_text(module, name):
+        entry["cpu_file"] = f"programs/{name}.cpu.hlo.pb"
+        writer.write(entry["cpu_file"], lower_program(on_cpu, name, target="cpu").hlo_proto)
     return (
         entry,
         f"HLO {_size(len(lowered.hlo_proto))}, {lowered.flops / 1e9:.2f} GFLOP, {len(lowered.weights)} weights",

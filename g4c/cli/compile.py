@@ -44,12 +44,13 @@ def execute(options: argparse.Namespace) -> int:
     from g4c.compiler import CompileOptions, compile_model, next_steps
 
     given = {name: value for name, value in vars(options).items() if name in CompileOptions.__dataclass_fields__}
+    chosen = frozenset(given) | {"model"}
     given["model"] = _model(options)
     given.setdefault("output", Path("build") / Path(given["model"]).name)
     reporter = make_reporter(
         quiet=options.quiet, verbose=options.verbose, json=options.json, check=options.interrupts.check
     )
-    bundle = compile_model(CompileOptions(**given), reporter, given=frozenset(given))
+    bundle = compile_model(CompileOptions(**given), reporter, given=chosen)
     for line in next_steps(bundle):
         reporter.note(line)
     reporter.product(str(bundle))

@@ -1,7 +1,7 @@
 """All passes, and the pipelines that g4c runs, on one page.
 
 Out: `PASSES` by name, `DEFAULT_PIPELINE` (what `g4c compile` runs at the GRAPH level), `NEURON_PIPELINE` (what follows
-it for targets that take no calls). In: nothing.
+it for targets that take no calls), `CPU_PIPELINE` (what follows it for the CPU backend). In: nothing.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ PASSES: dict[str, type[Pass]] = {cls.name: cls for cls in _ALL}
 DEFAULT_PIPELINE = "canonicalize,precompute-rope,specialize-layers,eliminate-shared-kv,canonicalize,cse,dce"
 
 NEURON_PIPELINE = "inline-layers,cse,dce"
+
+# What makes the CPU backend's own form of a program, on top of the default.
+CPU_PIPELINE = "split-matvec"
 
 
 def pass_summaries() -> list[tuple[str, str]]:
