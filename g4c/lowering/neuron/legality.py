@@ -168,8 +168,9 @@ def _check_reduce(instruction: Any, operands: list[Any], computations: dict[int,
     elif operands[1].opcode != "constant":
         emit("reduce-combiner", instruction, f"the initial value is a {operands[1].opcode}")
     rank = len(operands[0].shape.dimensions)
-    if combiner == "add" and rank >= 4 and list(instruction.dimensions) == [rank - 1]:
-        emit("norm-rank", instruction, f"sum over the last axis of {shape_text(operands[0].shape)}")
+    squared = operands[0].opcode == "multiply" and len(set(operands[0].operand_ids)) == 1
+    if combiner == "add" and squared and rank >= 4:
+        emit("norm-rank", instruction, f"sum of squares over {shape_text(operands[0].shape)}")
 
 
 def _check_lookup(
