@@ -1,12 +1,13 @@
 """The custom torch ops that stay whole in an exported graph.
 
-In: calls made by the attention function and the cache object of `hf_model`, by its hook on the head, and by its layer hooks.
-Out: nodes `g4c.*` in the graph, one per attention, cache update and row selection, which `import_aten` turns into IR ops one to one.
-Invariant: every op is functional, knows its result's shape on the meta device, and (except for the layer markers, which exist only
-while tracing) computes the true result on the CPU, so that the rewired model can also be run eagerly and compared with the original.
+In: calls made by the attention function and the cache object of `hf_model`, by its hook on the head, and by its layer
+hooks. Out: nodes `g4c.*` in the graph, one per attention, cache update and row selection, which `import_aten` turns
+into IR ops one to one. Invariant: every op is functional, knows its result's shape on the meta device, and (except
+for the layer markers, which exist only while tracing) computes the true result on the CPU, so that the rewired model
+can also be run eagerly and compared with the original.
 
-This is the only place where the semantics of attention are written down in torch; the IR's reference interpreter states them again
-in numpy, and a test compares both with Hugging Face's eager attention.
+This is the only place where the semantics of attention are written down in torch; the IR's reference interpreter
+states them again in numpy, and a test compares both with Hugging Face's eager attention.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def _kv_update(cache: Tensor, x: Tensor, positions: Tensor) -> Tensor:
 def _attention(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, scale: float, window: int, span: int) -> Tensor:
     """softmax(scale * q k^T + mask) v over cache slots; q[b,H,s,d], k and v [b,C,K,d], result [b,s,H,d].
 
-    Slot j is visible to the query at position p iff j <= p, j < span, and (window == 0 or j > p - window). Scores and softmax in f32.
+    Slot j is visible to the query at position p iff j <= p, j < span, and (window == 0 or j > p - window). Scores and
+    softmax in f32.
     """
     groups = q.shape[1] // k.shape[2]
     keys = k[:, :span].float().transpose(1, 2).repeat_interleave(groups, dim=1)
@@ -48,7 +50,8 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, scale: float,
     if window:
         visible = visible & (slot > position - window)
     scores = (q.float() @ keys.transpose(2, 3) * scale).masked_fill(~visible, float("-inf"))
-    return (scores.softmax(-1) @ values).to(q.dtype).transpose(1, 2).contiguous()
+    weights = scores.softmax(-1).to(q.dtype).float()
+    return (weights @ values).to(q.dtype).transpose(1, 2).contiguous()
 
 
 def _select_rows(x: Tensor, rows: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
 """Hugging Face's decoder, built without weights and rewired so that attention and cache updates stay whole.
 
-In: a `ModelConfig`. Out: a `Decoder`: Hugging Face's own module tree, and `Program`, its call as one function of token ids,
-positions, logit rows and caches.
-What is rewired, all through Hugging Face's extension points: the attention function (registered under the name "g4c"), the cache
-object (`update` writes the layer's own cache and returns the donor's), and the attention of every layer, which is the same class
-built from a config without KV sharing, so that each layer has the K/V projections that the published checkpoints store for it.
-Invariant: no formula of the model is restated here; which layer reads whose cache is what `config.kv_sharing_modes` says.
+In: a `ModelConfig`. Out: a `Decoder`: Hugging Face's own module tree, and `Program`, its call as one function of
+token ids, positions, logit rows and caches. What is rewired, all through Hugging Face's extension points: the
+attention function (registered under the name "g4c"), the cache object (`update` writes the layer's own cache and
+returns the donor's), and the attention of every layer, which is the same class built from a config without KV
+sharing, so that each layer has the K/V projections that the published checkpoints store for it. Invariant: no formula
+of the model is restated here; which layer reads whose cache is what `config.kv_sharing_modes` says.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ ATTENTION = "g4c"
 
 @dataclass(frozen=True)
 class Decoder:
-    """The rewired model (a `Gemma4ForCausalLM`), for each layer the layer whose cache it reads and its (kv_heads, head_dim).
+    """The rewired model (a `Gemma4ForCausalLM`), for each layer the layer whose cache it reads and its (kv_heads,
+    head_dim).
 
-    `constants`: buffers that no checkpoint stores (embedding scales, RoPE frequencies), by module path, with the values and
-    dtypes that Hugging Face computes from the config.
+    `constants`: buffers that no checkpoint stores (embedding scales, RoPE frequencies), by module path, with the
+    values and dtypes that Hugging Face computes from the config.
     """
 
     model: nn.Module
@@ -51,7 +52,9 @@ class Decoder:
 
 
 def build_decoder(config: ModelConfig, dtype: torch.dtype, device: str = "meta") -> Decoder:
-    """Build the decoder that `config` describes in `dtype`, with uninitialized parameters on `device`. Errors: G4C-F050, F051."""
+    """Build the decoder that `config` describes in `dtype`, with uninitialized parameters on `device`. Errors:
+    G4C-F050, F051.
+    """
     causal_lm, config_class = _classes(config.unified)
     previous = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -68,7 +71,8 @@ def build_decoder(config: ModelConfig, dtype: torch.dtype, device: str = "meta")
         torch.set_default_dtype(previous)
     model.lm_head.weight = model.model.embed_tokens.weight
     model.requires_grad_(False).eval()
-    # No gradient is ever needed; each switch of the gradient mode inside the graph would make torch.export split it twice.
+    # No gradient is ever needed; each switch of the gradient mode inside the graph would make torch.export split it
+    # twice.
     rotary = model.model.rotary_emb
     rotary.forward = types.MethodType(inspect.unwrap(type(rotary).forward), rotary)
     # Hugging Face loops over a set here; a fixed order makes the graph the same in every process.
@@ -97,7 +101,9 @@ def _hf_config(config_class: Callable[..., Any], text_config_json: dict[str, Any
 
 
 def _unshare(model: Any, config_without_sharing: Any) -> None:
-    """Give every layer an attention with K/V projections. All layers get one, so that owners and sharers are built alike."""
+    """Give every layer an attention with K/V projections. All layers get one, so that owners and sharers are built
+    alike.
+    """
     for index, layer in enumerate(model.model.layers):
         layer.self_attn = type(layer.self_attn)(config_without_sharing, index)
 
@@ -172,9 +178,12 @@ def _attention(
     kv_span: int,
     **kwargs: object,
 ) -> tuple[Tensor, None]:
-    """Hugging Face's attention interface; query is [b, H, s, d], key and value are whole caches, the result is [b, s, H, d]."""
+    """Hugging Face's attention interface; query is [b, H, s, d], key and value are whole caches, the result is [b, s,
+    H, d].
+    """
     assert attention_mask is None, "masks are derived from positions, inside the op"
-    assert module.is_causal and not kwargs.get("softcap"), "bidirectional or softcapped attention"
+    assert module.is_causal, "bidirectional attention"
+    assert not kwargs.get("softcap"), "softcapped attention"
     window = sliding_window or 0
     return torch.ops.g4c.attention(query, key, value, position_ids, float(scaling), window, kv_span), None
 
@@ -185,8 +194,9 @@ ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attention)
 class Program(nn.Module):
     """One entry point: Hugging Face's forward as a function of explicit tensors.
 
-    forward(inputs, caches): inputs are token_ids [b, s], positions [b, s] and, if `select_rows`, rows [b, r]; caches are
-    alternately K and V in layer order. Returns (logits, updated caches). `span`: how many cache slots can be visible.
+    forward(inputs, caches): inputs are token_ids [b, s], positions [b, s] and, if `select_rows`, rows [b, r]; caches
+    are alternately K and V in layer order. Returns (logits, updated caches). `span`: how many cache slots can be
+    visible.
     """
 
     def __init__(self, decoder: Decoder, span: int, select_rows: bool) -> None:

@@ -1,13 +1,14 @@
 """Trace one decoder layer of each kind and say of the others only that they are like it.
 
-In: a decoder and its `Program`. Out: inside `repeated_layers(...)`, exporting the program yields a graph in which the first layer
-of each kind is traced as it is, between `g4c.layer_enter` and `g4c.layer_exit` (both identities), and each further layer of the
-kind is one node `g4c.layer_repeat(state, layer, like)`. `import_aten` replays the traced nodes for it, with its own weights.
-Invariant: the replayed graph is the graph that tracing every layer would have given (a test compares them, full size included).
+In: a decoder and its `Program`. Out: inside `repeated_layers(...)`, exporting the program yields a graph in which the
+first layer of each kind is traced as it is, between `g4c.layer_enter` and `g4c.layer_exit` (both identities), and
+each further layer of the kind is one node `g4c.layer_repeat(state, layer, like)`. `import_aten` replays the traced
+nodes for it, with its own weights. Invariant: the replayed graph is the graph that tracing every layer would have
+given (a test compares them, full size included).
 
-Two layers are of one kind if their modules are built alike: same classes, same plain attributes (the layer index aside), same
-config objects, parameters and buffers of the same names, shapes and dtypes, and caches read and written alike. Nothing is assumed
-about Gemma 4: a layer that differs in any attribute is traced for itself.
+Two layers are of one kind if their modules are built alike: same classes, same plain attributes (the layer index
+aside), same config objects, parameters and buffers of the same names, shapes and dtypes, and caches read and written
+alike. Nothing is assumed about Gemma 4: a layer that differs in any attribute is traced for itself.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ def _fingerprint(layer: nn.Module) -> Iterator[object]:
 
 
 def _description(value: object) -> object:
-    """Equal for attributes that mean the same. Unknown objects are equal only to themselves, which is safe: one trace more."""
+    """Equal for attributes that mean the same. Unknown objects are equal only to themselves, which is safe: one trace
+    more.
+    """
     if isinstance(value, functools.partial):
         return id(value.func), repr(value.args), repr(value.keywords)
     return repr(value) if isinstance(value, str | int | float | bool | None) else id(value)
@@ -55,7 +58,9 @@ def _description(value: object) -> object:
 
 @contextmanager
 def repeated_layers(decoder: Decoder) -> Iterator[None]:
-    """Within this context the decoder's layers are traced once per kind. Not reentrant; the module tree is restored at the end."""
+    """Within this context the decoder's layers are traced once per kind. Not reentrant; the module tree is restored
+    at the end.
+    """
     kinds = layer_kinds(decoder)
     layers = decoder.layers
     originals = list(layers)
@@ -79,8 +84,8 @@ def repeated_layers(decoder: Decoder) -> Iterator[None]:
 class _LayerState:
     """The tensors that a layer's call reads, as one list, and how to put a list back into the call.
 
-    Order: hidden states, own K, own V (these three come back), cos, sin, positions, then the per-layer input and the donor's K and V
-    where the layer has them.
+    Order: hidden states, own K, own V (these three come back), cos, sin, positions, then the per-layer input and the
+    donor's K and V where the layer has them.
     """
 
     def __init__(self, decoder: Decoder, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
