@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import re
 
-from g4c.ir.module import Function, Parameter, Result
+from g4c.ir.module import Function, Result
 from g4c.ir.op import Op, Value
-from g4c.ir.ops import AttentionOp, CallOp, GatedGeluOp, KvFillOp, KvUpdateOp, LoadWeightOp, RopeOp
+from g4c.ir.ops import AttentionOp, CallOp, GatedGeluOp, KvFillOp, KvUpdateOp, LoadWeightOp, ReshapeOp, RopeOp
 from g4c.passes.layer_paths import relative_name, to_any_layer
 
 _ORDER = ("hidden", "per_layer_input", "positions", "cos", "sin", "k_cache", "v_cache", "cache")
@@ -41,7 +41,7 @@ def outline(
         for value in op.operands:
             owner = value.owner
             if owner is not None and owner in constants and value not in mapping:
-                mapping[value] = function.append(owner.copy({}, to_any_layer(owner.loc, layer))).result
+                mapping[value] = function.append(owner.copy({}, to_any_layer(op.loc, layer))).result
         new = function.append(op.copy(mapping, to_any_layer(op.loc, layer)))
         mapping.update(zip(op.results, new.results, strict=True))
     leaving = [value for op in ops for value in op.results if value in used_outside]
@@ -69,6 +69,10 @@ def _entering(
                 constants.add(owner)
             else:
                 inputs.setdefault(value, []).append((field, op))
+    for op in ops:
+        for field, value in op.named_operands():
+            if isinstance(value.owner, ReshapeOp) and value.owner.x in inputs:
+                inputs[value.owner.x].append((field, op))
     return constants, weights, inputs
 
 
@@ -85,6 +89,7 @@ def _cache_roles(ops: list[Op]) -> dict[Value, str]:
 
 
 def _role(value: Value, uses: list[tuple[str, Op]], roles: dict[Value, str]) -> str:
+    """What a value from outside is to the layer, by its uses alone: its own name would tell the first layer from others."""
     if value in roles:
         return roles[value]
     for field, op in uses:
@@ -92,11 +97,11 @@ def _role(value: Value, uses: list[tuple[str, Op]], roles: dict[Value, str]) -> 
             return field
         if isinstance(op, GatedGeluOp) and field == "up":
             return "per_layer_input"
-    return value.name if isinstance(value, Parameter) else "hidden"
+    return "hidden"
 
 
 def _rank(role: str) -> int:
-    return _ORDER.index(role) if role in _ORDER else 1
+    return _ORDER.index(role)
 
 
 def _unique(name: str, taken: set[str]) -> str:
