@@ -37,24 +37,31 @@ def main() -> None:
     parser.add_argument("--context", type=int, required=True)
     parser.add_argument("programs", nargs="+", metavar="PROGRAM", help="prefill_<tokens> or decode")
     options = parser.parse_args()
+    # torch and, when it fails, torch-mlir leave files in the temporary directory.
+    with tempfile.TemporaryDirectory() as scratch:
+        tempfile.tempdir = scratch
+        lower(options.model, options.context, options.programs)
+
+
+def lower(spec: str, context: int, programs: list[str]) -> None:
+    """Take `programs` of the model `spec` to StableHLO."""
     with phase("import"):
         import torch
         import torch_mlir.fx
         from torch_mlir.extras.fx_decomp_util import get_decomposition_table
         from transformers.models.gemma4 import modeling_gemma4  # noqa: F401
     with phase("build on meta"):
-        model = build(options.model)
+        model = build(spec)
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     # The mask's `where(mask, 0, finfo.min)` has a scalar that torch-mlir imports as f64 and then cannot lower.
     table = {**get_decomposition_table(), torch.ops.aten.where.ScalarOther: where_scalar_other}
-    for program in options.programs:
+    for program in programs:
         with phase(f"{program}: export"), torch.no_grad():
-            arguments = (state, *inputs(model, program, options.context))
+            arguments = (state, *inputs(model, program, context))
             exported = torch.export.export(function(model), arguments, strict=False)
         with phase(f"{program}: decompose"):
             exported = exported.run_decompositions(table)
-        # On failure torch-mlir leaves its input in the temporary directory; ours goes with the process.
-        with phase(f"{program}: to StableHLO"), tempfile.TemporaryDirectory() as tempfile.tempdir:
+        with phase(f"{program}: to StableHLO"):
             torch_mlir.fx.export_and_import(exported, output_type="stablehlo", decomposition_table={})
         del exported
 
