@@ -28,6 +28,72 @@ CATALOGUE: dict[str, Entry] = {
         "packed weights are of another program",
         "The file of packed weights lacks a weight that the program needs, or holds it in another shape or dtype.",
     ),
+    # R050 to R099: the CPU backend, the engine, sampling, tokenizers.
+    "G4C-R050": Entry(
+        "no CPU backend",
+        "jaxlib is missing or is not the version that g4c was made for. The CPU backend uses entry points of jaxlib "
+        "that are not public API, so the version is pinned.",
+    ),
+    "G4C-R051": Entry(
+        "XLA cannot compile the program",
+        "XLA's CPU compiler, which verifies the HLO module first, refused a program of the bundle. The message quotes "
+        "its error. A bundle whose files have their checksums and that still fails here is a bug in g4c's lowering.",
+        exit_code=3,
+    ),
+    "G4C-R052": Entry(
+        "execution failed",
+        "XLA refused an argument (its size is not that of the program's parameter) or ran out of memory. The message "
+        "quotes its error. The session's caches are empty afterwards.",
+    ),
+    "G4C-R053": Entry(
+        "a weight is missing",
+        "The program needs a weight that the given weights do not hold. Bundle and weights belong to different models.",
+    ),
+    "G4C-R054": Entry(
+        "input does not fit the program",
+        "A program takes `batch` sequences, at most `bucket` tokens each in prefill and exactly one in decode, and as "
+        "many logit rows as it was compiled for (--batch, --buckets, --logit-rows).",
+    ),
+    "G4C-R055": Entry("empty prompt", "The prompt has no tokens. A prompt needs at least one, for instance <bos>."),
+    "G4C-R056": Entry(
+        "prompt longer than the context",
+        "The prompt has more tokens than the caches have positions. Compile with a larger --max-context, or shorten "
+        "the prompt.",
+    ),
+    "G4C-R057": Entry(
+        "token id outside of the vocabulary",
+        "A token id of the prompt is negative or not below the model's vocabulary size. The tokenizer and the model "
+        "belong together; a stand-in or another model's tokenizer makes ids that this model does not have.",
+    ),
+    "G4C-R058": Entry(
+        "no prefill program",
+        "The bundle has no prefill program, so a prompt cannot be processed. Compile with --buckets.",
+    ),
+    "G4C-R059": Entry(
+        "too many prompts",
+        "A bundle runs a fixed number of sequences at a time, --batch when it was compiled. More prompts were given.",
+    ),
+    "G4C-R060": Entry(
+        "bad sampling option",
+        "Temperature is at least 0 (0 is greedy), top-k at least 0 (0 switches it off), top-p above 0 and at most 1 (1 "
+        "switches it off), the seed at least 0.",
+        exit_code=2,
+    ),
+    "G4C-R061": Entry(
+        "logits are not numbers",
+        "The model returned NaN for the position that is sampled. The weights are damaged, or overflow in the dtype "
+        "that the bundle was compiled for.",
+    ),
+    "G4C-R062": Entry(
+        "tokenizer cannot be loaded",
+        "The directory holds no tokenizer.json and no tokenizer.model, or the file cannot be read. Without a tokenizer "
+        "prompts are given as --token-ids.",
+    ),
+    "G4C-R063": Entry(
+        "vocabulary too small for the stand-in tokenizer",
+        "The byte-level stand-in needs an id for each of the 256 bytes. The model's vocabulary has fewer; give the "
+        "prompt as --token-ids.",
+    ),
     # R100 to R149: the bundle.
     "G4C-R100": Entry(
         "not a bundle",
