@@ -1,0 +1,238 @@
+"""Generation: prompts in, tokens out one at a time, over whatever runs the programs.
+
+In: token ids of up to `batch` prompts, options. Out: an iterator of `Token`s, then statistics.
+Invariants: every token of a prompt is fed exactly once, at its own position, through the smallest prefill bucket that
+holds the prompt, and what lies past the largest bucket through decode; a sequence ends at an end token, at
+`max_new_tokens`, or when the context is full. Nothing here knows what the programs run on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+
+from g4c.errors import G4cError
+from g4c.runtime.sampling import GREEDY, Sampler, Sampling
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from g4c.ir.types import Array
+
+FinishReason = Literal["eos", "length", "context"]
+
+
+class Runner(Protocol):
+    """What runs the programs: a `Session`."""
+
+    batch: int
+    max_context: int
+    buckets: tuple[int, ...]
+    vocabulary: int
+
+    def prefill(self, token_ids: npt.ArrayLike, rows: npt.ArrayLike) -> Array: ...
+    def decode(self, token_ids: npt.ArrayLike, positions: npt.ArrayLike) -> Array: ...
+    def reset(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """When to stop and how to choose. `eos_token_ids`: any of them ends a sequence; empty: none does."""
+
+    max_new_tokens: int = 64
+    sampling: Sampling = GREEDY
+    eos_token_ids: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Token:
+    """A generated token of sequence `sequence`; `finish_reason` on its last one."""
+
+    sequence: int
+    id: int
+    finish_reason: FinishReason | None
+
+
+@dataclass
+class Statistics:
+    """Times in seconds. Time that the caller spends between two tokens is not counted."""
+
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+    bucket: int = 0
+    prefill_steps: int = 0
+    prefill_seconds: float = 0.0
+    first_token_seconds: float = 0.0
+    decode_steps: int = 0
+    decode_seconds: float = 0.0
+
+    @property
+    def prefill_tokens_per_second(self) -> float:
+        """Prompt tokens per second, over all steps that a prompt took."""
+        return self.prompt_tokens / self.prefill_seconds if self.prefill_seconds else 0.0
+
+    @property
+    def decode_tokens_per_second(self) -> float:
+        """Decode steps per second: tokens per second of one sequence."""
+        return self.decode_steps / self.decode_seconds if self.decode_seconds else 0.0
+
+
+@dataclass
+class _Sequence:
+    """State of one sequence: `fed` tokens of `tokens` are in the caches."""
+
+    index: int
+    tokens: list[int]
+    prompt: int
+    sampler: Sampler
+    fed: int = 0
+    finish_reason: FinishReason | None = None
+    new: list[int] = field(default_factory=list)
+
+    @property
+    def in_prompt(self) -> bool:
+        """Whether the next logits are of a prompt token that is not the last one."""
+        return self.fed < self.prompt
+
+
+class Generation:
+    """A running generation: iterate for tokens. `statistics` grows with them, `token_ids(i)` gives those of one."""
+
+    def __init__(self, engine: Engine, prompts: Sequence[Sequence[int]], options: GenerationOptions) -> None:
+        self.statistics = Statistics(prompt_tokens=max(len(prompt) for prompt in prompts))
+        self._runner = engine.runner
+        self._clock = engine.clock
+        self._options = options
+        self._sequences = [
+            _Sequence(index, list(prompt), len(prompt), Sampler(options.sampling, index))
+            for index, prompt in enumerate(prompts)
+        ]
+        self._steps = self._run()
+
+    def __iter__(self) -> Iterator[Token]:
+        return self._steps
+
+    def token_ids(self, sequence: int = 0) -> list[int]:
+        """The tokens generated so far, the end token included."""
+        return list(self._sequences[sequence].new)
+
+    def finish_reason(self, sequence: int = 0) -> FinishReason | None:
+        """Why the sequence ended; None while it runs."""
+        return self._sequences[sequence].finish_reason
+
+    def _run(self) -> Iterator[Token]:
+        start = self._clock()
+        logits = self._prefill()
+        self.statistics.prefill_seconds = self._clock() - start
+        tokens = self._choose(logits)
+        elapsed = self._clock() - start
+        while True:
+            if tokens and not self.statistics.first_token_seconds:
+                self.statistics.first_token_seconds = elapsed
+            yield from tokens
+            if all(sequence.finish_reason for sequence in self._sequences):
+                return
+            in_prompt = any(sequence.in_prompt for sequence in self._sequences)
+            start = self._clock()
+            tokens = self._choose(self._decode())
+            step = self._clock() - start
+            elapsed += step
+            if in_prompt:
+                self.statistics.prefill_steps += 1
+                self.statistics.prefill_seconds += step
+            else:
+                self.statistics.decode_steps += 1
+                self.statistics.decode_seconds += step
+
+    def _prefill(self) -> Array:
+        """Feed the first part of every prompt; logits [batch, vocabulary] of each one's last token in it."""
+        runner = self._runner
+        runner.reset()
+        longest = min(max(sequence.prompt for sequence in self._sequences), runner.buckets[-1])
+        ids = np.zeros((runner.batch, longest), np.int32)
+        last = np.zeros((runner.batch, 1), np.int32)
+        for sequence in self._sequences:
+            sequence.fed = min(sequence.prompt, longest)
+            ids[sequence.index, : sequence.fed] = sequence.tokens[: sequence.fed]
+            last[sequence.index] = sequence.fed - 1
+        self.statistics.bucket = next(bucket for bucket in runner.buckets if bucket >= longest)
+        self.statistics.prefill_steps = 1
+        return runner.prefill(ids, last)[:, -1]
+
+    def _decode(self) -> Array:
+        """Feed one token of every sequence; logits [batch, vocabulary]. Ended ones repeat their last position."""
+        ids = np.zeros((self._runner.batch, 1), np.int32)
+        positions = np.zeros((self._runner.batch, 1), np.int32)
+        for sequence in self._sequences:
+            if sequence.fed < len(sequence.tokens) and sequence.finish_reason is None:
+                sequence.fed += 1
+            ids[sequence.index] = sequence.tokens[sequence.fed - 1]
+            positions[sequence.index] = sequence.fed - 1
+        return self._runner.decode(ids, positions)[:, -1]
+
+    def _choose(self, logits: Array) -> list[Token]:
+        """Draw the next token of every running sequence whose prompt is through."""
+        tokens = []
+        for sequence in self._sequences:
+            if sequence.finish_reason or sequence.in_prompt:
+                continue
+            chosen = sequence.sampler(logits[sequence.index])
+            sequence.tokens.append(chosen)
+            sequence.new.append(chosen)
+            self.statistics.new_tokens += 1
+            if chosen in self._options.eos_token_ids:
+                sequence.finish_reason = "eos"
+            elif len(sequence.new) >= self._options.max_new_tokens:
+                sequence.finish_reason = "length"
+            elif sequence.fed >= self._runner.max_context:
+                sequence.finish_reason = "context"
+            tokens.append(Token(sequence.index, chosen, sequence.finish_reason))
+        return tokens
+
+
+class Engine:
+    """Generates with the programs of `runner`."""
+
+    def __init__(self, runner: Runner, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.runner = runner
+        self.clock = clock
+
+    def generate(self, prompt: Sequence[int], options: GenerationOptions | None = None) -> Generation:
+        """Continue one prompt. Coded errors R055 to R058, raised here and not at the first token."""
+        return self.generate_batch([prompt], options)
+
+    def generate_batch(self, prompts: Sequence[Sequence[int]], options: GenerationOptions | None = None) -> Generation:
+        """Continue up to `batch` prompts at once; each sequence draws from a stream of its own. R055 to R059."""
+        if not 0 < len(prompts) <= self.runner.batch:
+            raise G4cError("G4C-R059", f"{len(prompts)} prompts given, the bundle runs {self.runner.batch} at a time")
+        if not self.runner.buckets:
+            raise G4cError("G4C-R058", "the bundle has no prefill program", help="compile it with --buckets 128,512")
+        for prompt in prompts:
+            self.check(prompt)
+        return Generation(self, prompts, options or GenerationOptions())
+
+    def check(self, prompt: Sequence[int]) -> None:
+        """Refuse a prompt that cannot be run: R055 empty, R056 longer than the context, R057 not of this vocabulary."""
+        if not prompt:
+            raise G4cError("G4C-R055", "the prompt is empty")
+        if len(prompt) > self.runner.max_context:
+            raise G4cError(
+                "G4C-R056",
+                f"the prompt has {len(prompt)} tokens, the context {self.runner.max_context} positions",
+                help="shorten it, or compile with a larger --max-context",
+            )
+        for position, token in enumerate(prompt):
+            if not 0 <= token < self.runner.vocabulary:
+                raise G4cError(
+                    "G4C-R057",
+                    f"token id {token} at position {position} is not below the vocabulary's {self.runner.vocabulary}",
+                )
+
+    def programs(self, prompt_tokens: int) -> tuple[str, ...]:
+        """Names of the programs that a prompt of this length runs, so that they can be prepared beforehand."""
+        buckets = [bucket for bucket in self.runner.buckets if bucket >= prompt_tokens] or self.runner.buckets[-1:]
+        return (*(f"prefill_{bucket}" for bucket in buckets[:1]), "decode")

@@ -1,0 +1,140 @@
+"""A session: the programs of one bundle on one set of weights, sharing one set of caches.
+
+In: an opened bundle, weights by symbol; then token ids and positions. Out: logits as arrays.
+Invariants: a program is compiled when it is first needed and its weights are bound once, however many programs share
+them; prefill and decode programs update the same caches in place; after a failed execution the caches start over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from g4c.errors import G4cError
+from g4c.runtime.bundle import Bundle, Program
+from g4c.runtime.cpu import Buffer, CpuExecutable, array_of, cpu_client
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from g4c.ir.types import Array
+
+DECODE = "decode"
+
+
+class Session:
+    """Runs `bundle` with `weights` (symbol -> array, asked once per symbol) on `threads` threads (None: all cores)."""
+
+    def __init__(self, bundle: Bundle, weights: Mapping[str, Array], *, threads: int | None = None) -> None:
+        self.bundle = bundle
+        self.batch = bundle.batch
+        self.max_context = bundle.max_context
+        self.buckets = bundle.prefill_buckets
+        self.vocabulary = bundle.program(DECODE).outputs[0].type.shape[-1]
+        self._weights = weights
+        self._client = cpu_client(threads)
+        self._executables: dict[str, CpuExecutable] = {}
+        self._bound: dict[str, Buffer] = {}
+        self._caches: dict[str, Buffer] = {}
+
+    def prepare(self, name: str) -> CpuExecutable:
+        """Compile the program `name` and bind its weights, if that has not been done. G4C-R051, R053, R107."""
+        executable = self._executables.get(name)
+        if executable is None:
+            program = self.bundle.program(name)
+            executable = self._client.compile(program.cpu_file.read_bytes(), name)
+            self._bind(program)
+            self._executables[name] = executable
+        return executable
+
+    def prefill(self, token_ids: npt.ArrayLike, rows: npt.ArrayLike) -> Array:
+        """Process prompts from position 0 on; logits [batch, rows, vocabulary] of the positions `rows`.
+
+        `token_ids` [batch, n] goes through the smallest bucket that has room for n, padded on the right; `rows`
+        [batch, r] names positions below n, r as compiled. What the padding leaves in the caches lies at later positions
+        and is overwritten before any query can see it. G4C-R054 where a shape does not fit.
+        """
+        ids = np.asarray(token_ids, np.int32)
+        bucket = next((bucket for bucket in self.buckets if ids.ndim == 2 and ids.shape[1] <= bucket), None)
+        if bucket is None:
+            raise G4cError("G4C-R054", f"token ids {list(ids.shape)} fit no prefill bucket of {list(self.buckets)}")
+        padded = np.zeros((ids.shape[0], bucket), np.int32)
+        padded[:, : ids.shape[1]] = ids
+        positions = np.broadcast_to(np.arange(bucket, dtype=np.int32), padded.shape)
+        return self._run(f"prefill_{bucket}", (padded, positions, np.asarray(rows, np.int32)))
+
+    def decode(self, token_ids: npt.ArrayLike, positions: npt.ArrayLike) -> Array:
+        """One step: logits [batch, 1, vocabulary] for `token_ids` [batch, 1] at `positions` [batch, 1]. G4C-R054."""
+        return self._run(DECODE, (np.asarray(token_ids, np.int32), np.asarray(positions, np.int32)))
+
+    def reset(self) -> None:
+        """Forget all sequences: the caches start over as zeros."""
+        self._caches = {}
+
+    def cache(self, name: str) -> Array:
+        """A copy of what the cache `name` holds."""
+        if not self._caches:
+            self._allocate()
+        return array_of(self._caches[name]).copy()
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of all caches."""
+        return sum(cache.type.nbytes for cache in self.bundle.caches.values())
+
+    @property
+    def compiled(self) -> tuple[str, ...]:
+        """Programs that are ready to run."""
+        return tuple(self._executables)
+
+    def _run(self, name: str, inputs: Sequence[npt.NDArray[Any]]) -> Array:
+        program = self.bundle.program(name)
+        _check(program, inputs)
+        executable = self.prepare(name)
+        if not self._caches:
+            self._allocate()
+        buffers = [
+            *(self._client.copy(array) for array in inputs),
+            *(self._caches[cache] for cache in program.caches),
+            *(self._bound[weight] for weight in program.weights),
+        ]
+        try:
+            results = executable.execute(buffers)
+        except BaseException:
+            self.reset()  # the execution may have consumed them
+            raise
+        outputs = len(program.outputs)
+        self._caches.update(zip(program.caches, results[outputs:], strict=True))
+        return array_of(results[0])
+
+    def _bind(self, program: Program) -> None:
+        for name in program.weights:
+            if name in self._bound:
+                continue
+            try:
+                array = self._weights[name]
+            except KeyError as error:
+                raise G4cError("G4C-R053", f"there is no weight {name}", where=program.name) from error
+            wanted = self.bundle.weights[name].type
+            if (array.shape, array.dtype) != (wanted.shape, wanted.dtype.numpy):
+                raise G4cError(
+                    "G4C-R001",
+                    f"weight {name} is {array.dtype.name}{list(array.shape)}, the program wants {wanted}",
+                    where=program.name,
+                )
+            self._bound[name] = self._client.bind(array)
+
+    def _allocate(self) -> None:
+        self._caches = {name: self._client.zeros(cache.type) for name, cache in self.bundle.caches.items()}
+
+
+def _check(program: Program, inputs: Sequence[npt.NDArray[Any]]) -> None:
+    for tensor, array in zip(program.inputs, inputs, strict=True):
+        if array.shape != tensor.type.shape:
+            raise G4cError(
+                "G4C-R054",
+                f"{tensor.name} has shape {list(array.shape)}, the program takes {tensor.type}",
+                where=program.name,
+            )

@@ -1,0 +1,186 @@
+"""Generation over a runner that records what it is fed and answers with logits that depend on all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from g4c.errors import G4cError
+from g4c.runtime.engine import Engine, GenerationOptions, Token
+from g4c.runtime.sampling import Sampling
+
+VOCABULARY = 50
+
+
+class Recorder:
+    """Remembers the token at each position of each sequence, as caches would."""
+
+    def __init__(self, batch: int = 1, max_context: int = 40, buckets: tuple[int, ...] = (4, 8)) -> None:
+        self.batch, self.max_context, self.buckets, self.vocabulary = batch, max_context, buckets, VOCABULARY
+        self.calls: list[str] = []
+        self.reset()
+
+    def reset(self) -> None:
+        self.fed: list[dict[int, int]] = [{} for _ in range(self.batch)]
+
+    def prefill(self, token_ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        assert token_ids.shape[1] <= self.buckets[-1]
+        self.calls.append(f"prefill {token_ids.shape[1]}")
+        for sequence, ids in enumerate(token_ids):
+            self.fed[sequence].update(enumerate(ids.tolist()))
+        return np.stack([self._logits(sequence, int(row[0])) for sequence, row in enumerate(rows)])
+
+    def decode(self, token_ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        self.calls.append("decode " + ",".join(str(position) for position in positions[:, 0]))
+        assert (positions < self.max_context).all()
+        for sequence in range(self.batch):
+            self.fed[sequence][int(positions[sequence, 0])] = int(token_ids[sequence, 0])
+        return np.stack([self._logits(sequence, int(positions[sequence, 0])) for sequence in range(self.batch)])
+
+    def _logits(self, sequence: int, position: int) -> np.ndarray:
+        visible = [self.fed[sequence][slot] for slot in range(position + 1)]  # fails where a slot was skipped
+        return following(visible)[None]
+
+
+def following(tokens: list[int]) -> np.ndarray:
+    """The logits after `tokens`."""
+    return np.random.default_rng(tokens).standard_normal(VOCABULARY).astype(np.float32)
+
+
+def greedy(prompt: list[int], count: int) -> list[int]:
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(int(following(tokens).argmax()))
+    return tokens[len(prompt) :]
+
+
+def prompt_of(length: int) -> list[int]:
+    return np.random.default_rng(length).integers(0, VOCABULARY, length).tolist()
+
+
+@pytest.mark.parametrize("length", [1, 3, 4, 5, 7, 8, 9, 20])
+def test_greedy_generation_at_every_bucket_edge_and_past_the_largest(length: int) -> None:
+    prompt = prompt_of(length)
+    runner = Recorder()
+    generation = Engine(runner).generate(prompt, GenerationOptions(max_new_tokens=6))
+    tokens = list(generation)
+    assert [token.id for token in tokens] == generation.token_ids() == greedy(prompt, 6)
+    assert [token.finish_reason for token in tokens] == [None] * 5 + ["length"]
+    fed = min(length, 8)
+    assert runner.calls == [f"prefill {fed}"] + [f"decode {position}" for position in range(fed, length + 5)]
+    assert generation.statistics.bucket == (4 if length <= 4 else 8)
+    assert generation.statistics.prefill_steps == 1 + length - fed
+    assert generation.statistics.decode_steps == 5
+
+
+def test_each_generation_starts_over() -> None:
+    engine = Engine(Recorder())
+    first = [token.id for token in engine.generate(prompt_of(5))]
+    assert [token.id for token in engine.generate(prompt_of(5))] == first
+
+
+def test_any_end_token_ends_the_sequence_and_is_the_last() -> None:
+    expected = greedy(prompt_of(5), 20)
+    stop = expected[7]
+    options = GenerationOptions(max_new_tokens=20, eos_token_ids=frozenset({stop, VOCABULARY + 1}))
+    generation = Engine(Recorder()).generate(prompt_of(5), options)
+    assert [token.id for token in generation] == expected[: expected.index(stop) + 1]
+    assert generation.finish_reason() == "eos"
+
+
+@pytest.mark.parametrize(("length", "new"), [(40, 1), (39, 2), (35, 6), (8, 33)])
+def test_a_full_context_ends_the_sequence(length: int, new: int) -> None:
+    generation = Engine(Recorder()).generate(prompt_of(length), GenerationOptions(max_new_tokens=100))
+    assert [token.id for token in generation] == greedy(prompt_of(length), new)
+    assert generation.finish_reason() == "context"
+
+
+def test_sequences_of_a_batch_do_not_disturb_each_other() -> None:
+    prompts = [prompt_of(2), prompt_of(12), prompt_of(5)]
+    generation = Engine(Recorder(batch=4)).generate_batch(prompts, GenerationOptions(max_new_tokens=9))
+    tokens = list(generation)
+    for sequence, prompt in enumerate(prompts):
+        assert generation.token_ids(sequence) == greedy(prompt, 9)
+        assert [token.id for token in tokens if token.sequence == sequence] == greedy(prompt, 9)
+    # The short prompts answer while the long one is still being read.
+    assert [token.sequence for token in tokens[:4]] == [0, 2, 0, 2]
+
+
+def test_sampled_tokens_depend_on_the_seed_and_the_sequence_alone() -> None:
+    def generate(seed: int, batch: int) -> list[list[int]]:
+        options = GenerationOptions(max_new_tokens=12, sampling=Sampling(seed=seed))
+        generation = Engine(Recorder(batch=batch)).generate_batch([prompt_of(5)] * batch, options)
+        list(generation)
+        return [generation.token_ids(sequence) for sequence in range(batch)]
+
+    alone = generate(1, 1)
+    together = generate(1, 2)
+    assert together[0] == alone[0]
+    assert together[1] != together[0]
+    assert generate(2, 1) != alone
+
+
+def test_tokens_come_one_at_a_time() -> None:
+    runner = Recorder()
+    steps = iter(Engine(runner).generate(prompt_of(5)))
+    assert not runner.calls
+    next(steps)
+    assert runner.calls == ["prefill 5"]
+    next(steps)
+    assert len(runner.calls) == 2
+
+
+def test_times_leave_out_what_the_caller_does() -> None:
+    now = [0.0]
+
+    class Timed(Recorder):
+        def prefill(self, token_ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
+            now[0] += 3
+            return super().prefill(token_ids, rows)
+
+        def decode(self, token_ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
+            now[0] += 0.5
+            return super().decode(token_ids, positions)
+
+    def consume(tokens: Iterator[Token]) -> None:
+        for _ in tokens:
+            now[0] += 100
+
+    generation = Engine(Timed(), clock=lambda: now[0]).generate(prompt_of(10), GenerationOptions(max_new_tokens=5))
+    consume(iter(generation))
+    statistics = generation.statistics
+    assert statistics.prefill_seconds == statistics.first_token_seconds == 4
+    assert statistics.decode_seconds == 2
+    assert statistics.decode_tokens_per_second == 2
+    assert statistics.prefill_tokens_per_second == 2.5
+
+
+@pytest.mark.parametrize(
+    ("prompts", "code"),
+    [
+        ([[]], "G4C-R055"),
+        ([list(range(41))], "G4C-R056"),
+        ([[1, VOCABULARY]], "G4C-R057"),
+        ([[1, -1]], "G4C-R057"),
+        ([], "G4C-R059"),
+        ([[1], [1]], "G4C-R059"),
+    ],
+)
+def test_prompts_that_cannot_be_run_are_refused_at_once(prompts: list[list[int]], code: str) -> None:
+    runner = Recorder()
+    with pytest.raises(G4cError) as refused:
+        Engine(runner).generate_batch(prompts)
+    assert (refused.value.code, runner.calls) == (code, [])
+
+
+def test_a_bundle_without_prefill_is_refused() -> None:
+    with pytest.raises(G4cError, match="no prefill program") as refused:
+        Engine(Recorder(buckets=())).generate([1])
+    assert refused.value.code == "G4C-R058"
+
+
+@pytest.mark.parametrize(("length", "bucket"), [(1, 4), (4, 4), (5, 8), (8, 8), (30, 8)])
+def test_the_programs_of_a_prompt(length: int, bucket: int) -> None:
+    assert Engine(Recorder()).programs(length) == (f"prefill_{bucket}", "decode")
