@@ -146,7 +146,9 @@ def _build(run: _Run, writer: BundleWriter, checkpoint: CheckpointIndex | None) 
         from g4c.frontend.trace import TraceOptions, trace_programs
 
         shapes = {"batch": options.batch, "max_context": options.max_context, "buckets": options.buckets}
-        module = trace_programs(run.config, TraceOptions(**shapes, dtype=options.dtype, logit_rows=options.logit_rows))
+        module = trace_programs(
+            run.config, TraceOptions(**shapes, dtype=DTYPES[options.dtype], logit_rows=options.logit_rows)
+        )
         phase.result = _describe_module(module)
     with reporter.phase("passes") as phase:
         pipeline = _run_passes(run, module)

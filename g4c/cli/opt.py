@@ -38,7 +38,10 @@ def execute(options: argparse.Namespace) -> int:
     from g4c.passes.pipeline import header_pipeline, parse_pipeline
 
     module = parse_module(text, file=options.file)
-    wanted = options.pipeline if options.pipeline is not None else header_pipeline(text) or ""
+    if options.pipeline is not None:
+        pipeline = parse_pipeline(options.pipeline)
+    else:
+        pipeline = parse_pipeline(header_pipeline(text) or "", resumed=True)
     watch = PipelineOptions(
         verify_each=options.verify_each,
         dump_dir=options.dump_dir,
@@ -51,7 +54,7 @@ def execute(options: argparse.Namespace) -> int:
         stats=options.pass_stats,
         check_numerics=options.check_numerics,
     )
-    run_pipeline(module, parse_pipeline(wanted), watch)
+    run_pipeline(module, pipeline, watch)
     sys.stdout.write(print_module(module))
     return 0
 

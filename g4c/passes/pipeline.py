@@ -93,8 +93,8 @@ def header_pipeline(text: str) -> str | None:
     return match[1].strip() if match else None
 
 
-def parse_pipeline(text: str, passes: Mapping[str, type[Pass]] | None = None) -> Pipeline:
-    """The pipeline that `text` describes.
+def parse_pipeline(text: str, passes: Mapping[str, type[Pass]] | None = None, *, resumed: bool = False) -> Pipeline:
+    """The pipeline that `text` describes. `resumed`: it is the rest of one whose first passes have run.
 
     G4cError with a caret under the place: G4C-P001 unknown pass, P002 unknown option, P003 value of the wrong type,
     P004 malformed; P005 two passes in the wrong order, P006 levels that do not fit. `passes` stands in for the
@@ -103,17 +103,17 @@ def parse_pipeline(text: str, passes: Mapping[str, type[Pass]] | None = None) ->
     from g4c.passes.pipelines import PASSES  # here, because the registry imports every pass
 
     pipeline = _Parser(text, PASSES if passes is None else passes).pipeline()
-    check_order(pipeline)
+    check_order(pipeline, resumed=resumed)
     return pipeline
 
 
-def check_order(pipeline: Pipeline) -> None:
+def check_order(pipeline: Pipeline, *, resumed: bool = False) -> None:
     """Every pass comes after the first of each pass that it `runs_after` (G4C-P005), at its level (G4C-P006)."""
     names = pipeline.names
     level: Level | None = None
     for index, entry in enumerate(pipeline.entries):
         step = entry.step
-        for earlier in step.runs_after:
+        for earlier in () if resumed else step.runs_after:
             if earlier in names[index:] and earlier not in names[:index]:
                 raise G4cError(
                     "G4C-P005",
