@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from g4c.ir.op import Op, Value
-from g4c.ir.ops.attention import AttentionOp, KvUpdateOp
+from g4c.ir.ops.attention import AttentionOp, KvFillOp, KvUpdateOp
 from g4c.ir.ops.contraction import LinearOp
 from g4c.ir.ops.elementwise import (
     AddOp,
@@ -186,6 +186,11 @@ def _embedding(im: _Importer, type: TensorType, table: Value, ids: Value, *args:
 @_handles("g4c.select_rows.default")
 def _select_rows(im: _Importer, type: TensorType, x: Value, rows: Value) -> Value:
     return im.emit(SelectRowsOp(x, rows, loc=im.loc))
+
+
+@_handles("g4c.kv_fill.default")
+def _kv_fill(im: _Importer, type: TensorType, cache: Value, x: Value, start: int) -> Value:
+    return im.emit(KvFillOp(cache, x, start, loc=im.loc))
 
 
 @_handles("g4c.kv_update.default")

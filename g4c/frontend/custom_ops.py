@@ -17,6 +17,7 @@ from torch import Tensor
 
 _library = torch.library.Library("g4c", "DEF")
 
+_library.define("kv_fill(Tensor cache, Tensor x, int start) -> Tensor")
 _library.define("kv_update(Tensor cache, Tensor x, Tensor positions) -> Tensor")
 _library.define(
     "attention(Tensor q, Tensor k, Tensor v, Tensor positions, float scale, int window, int span) -> Tensor"
@@ -25,6 +26,13 @@ _library.define("select_rows(Tensor x, Tensor rows) -> Tensor")
 _library.define("layer_enter(Tensor[] state, int layer) -> Tensor[]")
 _library.define("layer_exit(Tensor[] state, int layer) -> Tensor[]")
 _library.define("layer_repeat(Tensor[] state, int layer, int like) -> Tensor[]")
+
+
+def _kv_fill(cache: Tensor, x: Tensor, start: int) -> Tensor:
+    """cache[b,C,K,d] with rows start..start+s-1 replaced by x [b,s,K,d]."""
+    updated = cache.clone()
+    updated[:, start : start + x.shape[1]] = x
+    return updated
 
 
 def _kv_update(cache: Tensor, x: Tensor, positions: Tensor) -> Tensor:
@@ -77,9 +85,11 @@ def _layer_repeat_shape(state: list[Tensor], layer: int, like: int) -> list[Tens
 # What a repeated layer returns, as indices into its state: hidden states, its own k cache, its own v cache.
 REPEAT_RESULTS = (0, 1, 2)
 
+_library.impl("kv_fill", _kv_fill, "CPU")
 _library.impl("kv_update", _kv_update, "CPU")
 _library.impl("attention", _attention, "CPU")
 _library.impl("select_rows", _select_rows, "CPU")
+_library.impl("kv_fill", lambda cache, x, start: torch.empty_like(cache), "Meta")
 _library.impl("kv_update", lambda cache, x, positions: torch.empty_like(cache), "Meta")
 _library.impl("attention", _attention_shape, "Meta")
 _library.impl("select_rows", lambda x, rows: x.new_empty((x.shape[0], rows.shape[1], x.shape[2])), "Meta")

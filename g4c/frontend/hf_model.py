@@ -31,17 +31,18 @@ ATTENTION = "g4c"
 
 @dataclass(frozen=True)
 class Decoder:
-    """The rewired model (a `Gemma4ForCausalLM`), for each layer the layer whose cache it reads and its (kv_heads,
-    head_dim).
+    """The rewired model (a `Gemma4ForCausalLM`) and what tracing must know of it.
 
+    `donors`, `kv_shapes`: per layer the layer whose cache it reads, and its own cache's (kv_heads, head_dim).
     `constants`: buffers that no checkpoint stores (embedding scales, RoPE frequencies), by module path, with the
-    values and dtypes that Hugging Face computes from the config.
+    values and dtypes that Hugging Face computes from the config. `tied`: parameters that are another one's alias.
     """
 
     model: nn.Module
     donors: tuple[int, ...]
     kv_shapes: tuple[tuple[int, int], ...]
     constants: dict[str, Tensor]
+    tied: dict[str, str]
     dtype: torch.dtype
 
     @property
@@ -69,7 +70,9 @@ def build_decoder(config: ModelConfig, dtype: torch.dtype, device: str = "meta")
         raise G4cError("G4C-F050", f"{type(error).__name__}: {error}", where=config.source) from error
     finally:
         torch.set_default_dtype(previous)
-    model.lm_head.weight = model.model.embed_tokens.weight
+    for alias, path in model._tied_weights_keys.items():
+        owner, _, name = alias.rpartition(".")
+        setattr(model.get_submodule(owner), name, model.get_parameter(path))
     model.requires_grad_(False).eval()
     # No gradient is ever needed; each switch of the gradient mode inside the graph would make torch.export split it
     # twice.
@@ -79,7 +82,8 @@ def build_decoder(config: ModelConfig, dtype: torch.dtype, device: str = "meta")
     model.model.unique_layer_types = sorted(model.model.unique_layer_types)
     attentions = [layer.self_attn for layer in model.model.layers]
     kv_shapes = tuple((a.k_proj.out_features // a.head_dim, a.head_dim) for a in attentions)
-    return Decoder(model, _donors(hf_config), kv_shapes, constants, dtype)
+    tied = dict(model._tied_weights_keys)
+    return Decoder(model, _donors(hf_config), kv_shapes, constants, tied, dtype)
 
 
 def _classes(unified: bool) -> tuple[Callable[..., nn.Module], Callable[..., Any]]:
@@ -140,22 +144,27 @@ def _unstored_buffers(model: Any) -> dict[str, Tensor]:
 class ProgramCache:
     """The cache object that Hugging Face's attention calls: explicit tensors, one K and one V per layer.
 
-    `update` writes layer `i`'s own cache at `positions` and returns the cache that layer `i` attends to, its donor's.
+    `update` writes layer `i`'s own cache and returns the cache that layer `i` attends to, its donor's. Written are the
+    slots from `start` on, or, where that is None, the slots that `positions` says at run time.
     """
 
-    def __init__(self, donors: tuple[int, ...], states: list[Tensor], positions: Tensor) -> None:
+    def __init__(self, donors: tuple[int, ...], states: list[Tensor], positions: Tensor, start: int | None) -> None:
         self.donors = donors
         self.keys, self.values = states[0::2], states[1::2]
-        self.positions = positions
+        self.positions, self.start = positions, start
 
     def update(
         self, key: Tensor, value: Tensor, layer_idx: int, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        write = torch.ops.g4c.kv_update
-        self.keys[layer_idx] = write(self.keys[layer_idx], key.transpose(1, 2), self.positions)
-        self.values[layer_idx] = write(self.values[layer_idx], value.transpose(1, 2), self.positions)
+        self.keys[layer_idx] = self._written(self.keys[layer_idx], key.transpose(1, 2))
+        self.values[layer_idx] = self._written(self.values[layer_idx], value.transpose(1, 2))
         donor = self.donors[layer_idx]
         return self.keys[donor], self.values[donor]
+
+    def _written(self, state: Tensor, x: Tensor) -> Tensor:
+        if self.start is not None:
+            return torch.ops.g4c.kv_fill(state, x, self.start)
+        return torch.ops.g4c.kv_update(state, x, self.positions)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         raise AssertionError("positions are explicit; nothing may derive them from the cache")
@@ -196,19 +205,19 @@ class Program(nn.Module):
 
     forward(inputs, caches): inputs are token_ids [b, s], positions [b, s] and, if `select_rows`, rows [b, r]; caches
     are alternately K and V in layer order. Returns (logits, updated caches). `span`: how many cache slots can be
-    visible.
+    visible; `start`: the slot of the first position where that is fixed, else None.
     """
 
-    def __init__(self, decoder: Decoder, span: int, select_rows: bool) -> None:
+    def __init__(self, decoder: Decoder, span: int, start: int | None, select_rows: bool) -> None:
         super().__init__()
         self.decoder = decoder.model
         self.donors = decoder.donors
-        self.span = span
+        self.span, self.start = span, start
         self.select_rows = select_rows
 
     def forward(self, inputs: list[Tensor], caches: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         token_ids, positions = inputs[:2]
-        cache = ProgramCache(self.donors, caches, positions)
+        cache = ProgramCache(self.donors, caches, positions, self.start)
         head: Any = self.decoder.lm_head
         hook = head.register_forward_pre_hook(
             lambda _, args: (torch.ops.g4c.select_rows(args[0], inputs[2]),) if self.select_rows else None

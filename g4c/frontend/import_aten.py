@@ -1,6 +1,6 @@
 """From an exported ATen graph to elementary IR ops.
 
-In: a `torch.export` program of `hf_model.Program`, the parameters' names, the buffers without a tensor. Out: an IR
+In: a `torch.export` program of `hf_model.Program`, the parameters' names, the decoder it came from. Out: an IR
 `Function` of elementary ops, with each op's module path and source line, and the weights it reads in the module's
 table. Invariants: nothing is recognized here, every ATen op becomes the IR ops that mean exactly the same, rounding
 included; what cannot be expressed is refused (F053, F054), naming op, module and line. `layer_repeat` nodes are
@@ -10,7 +10,7 @@ replaced by the ops of the layer that they repeat, as if that layer had been tra
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch.export.graph_signature import InputKind
 
 from g4c.errors import G4cError
 from g4c.frontend.aten_ops import HANDLERS, IDENTITIES, IGNORED
+from g4c.frontend.hf_model import Decoder
 from g4c.ir.module import Function, Module, Result
 from g4c.ir.op import Dense, InvalidOpError, Loc, OpT, SymbolRef, Value
 from g4c.ir.ops.elementwise import ConvertOp
@@ -51,14 +52,14 @@ class Interface:
 
 
 def import_program(
-    exported: ExportedProgram, module: Module, name: str, interface: Interface, constants: Mapping[str, torch.Tensor]
+    exported: ExportedProgram, module: Module, name: str, interface: Interface, decoder: Decoder
 ) -> Function:
-    """Import one program as function `name` of `module`.
+    """Import one program of `decoder` as function `name` of `module`.
 
-    `constants`: values of the non-persistent buffers by module path. Weights are entered into the module under their
+    Weights are entered into the module under their
     decoder-relative names. Errors: G4C-F053 (unknown op), F054 (unknown form of an op).
     """
-    importer = _Importer(module, module.add_function(Function(name, "program")), constants)
+    importer = _Importer(module, module.add_function(Function(name, "program")), decoder)
     importer.bind_inputs(exported, interface)
     importer.run([node for node in exported.graph.nodes if node.op == "call_function"], importer.values, None)
     (output,) = exported.graph.find_nodes(op="output")
@@ -98,8 +99,9 @@ class _Renaming:
 class _Importer:
     """The state of one import. The handlers in `aten_ops` build ops through `emit`, `scalar`, `convert`, `reshape`."""
 
-    def __init__(self, module: Module, function: Function, constants: Mapping[str, torch.Tensor]) -> None:
-        self.module, self.function, self.constants = module, function, constants
+    def __init__(self, module: Module, function: Function, decoder: Decoder) -> None:
+        self.module, self.function = module, function
+        self.constants, self.tied = decoder.constants, decoder.tied
         self.values = _Values()
         self.targets: dict[torch.fx.Node, str] = {}  # placeholder -> path of the parameter or buffer
         self.stored: dict[str, TensorType] = {}
@@ -124,6 +126,7 @@ class _Importer:
                 continue
             assert spec.kind in (InputKind.PARAMETER, InputKind.BUFFER), spec
             path = spec.target.removeprefix(_ROOT)
+            path = self.tied.get(path, path)
             self.targets[node] = path
             if path not in self.constants:
                 self.stored[path] = self.type_of(node)

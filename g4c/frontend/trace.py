@@ -58,20 +58,22 @@ class TraceOptions:
 
 @dataclass(frozen=True)
 class ProgramShape:
-    """One program: `length` positions per call; `span`: how many cache slots they can see; `rows`: logit rows, 0 for
-    all.
+    """One program: `length` positions per call, from `start` on (None: said at run time), seeing `span` cache slots.
+
+    `rows`: how many rows of logits it returns, chosen at run time; 0: those of all positions.
     """
 
     name: str
     length: int
+    start: int | None
     span: int
     rows: int
 
 
 def program_shapes(options: TraceOptions) -> list[ProgramShape]:
     """The programs that `options` ask for. A prefill starts at position 0, so it sees no further than its bucket."""
-    prefill = [ProgramShape(f"prefill_{n}", n, n, options.logit_rows) for n in options.buckets]
-    return [*prefill, ProgramShape("decode", 1, options.max_context, 0)]
+    prefill = [ProgramShape(f"prefill_{n}", n, 0, n, options.logit_rows) for n in options.buckets]
+    return [*prefill, ProgramShape("decode", 1, None, options.max_context, 0)]
 
 
 def trace_programs(config: ModelConfig, options: TraceOptions) -> Module:
@@ -103,7 +105,7 @@ def add_program(module: Module, decoder: Decoder, shape: ProgramShape, options: 
     """Export one program and import it into `module`, unraised."""
     exported = _export(decoder, module, shape, options)
     inputs = ("token_ids", "positions", "rows") if shape.rows else ("token_ids", "positions")
-    import_program(exported, module, shape.name, Interface(inputs, tuple(module.caches)), decoder.constants)
+    import_program(exported, module, shape.name, Interface(inputs, tuple(module.caches)), decoder)
 
 
 def _export(decoder: Decoder, module: Module, shape: ProgramShape, options: TraceOptions) -> ExportedProgram:
@@ -114,7 +116,7 @@ def _export(decoder: Decoder, module: Module, shape: ProgramShape, options: Trac
     if shape.rows:
         inputs.append(meta((options.batch, shape.rows), torch.int32))
     caches = [meta(cache.type.shape, _TORCH_DTYPES[cache.type.dtype]) for cache in module.caches.values()]
-    program = Program(decoder, shape.span, select_rows=bool(shape.rows))
+    program = Program(decoder, shape.span, shape.start, select_rows=bool(shape.rows))
     try:
         with torch.no_grad():
             return torch.export.export(program, (inputs, caches), strict=False)

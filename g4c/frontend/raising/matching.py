@@ -9,6 +9,7 @@ from g4c.frontend.raising.rewriter import no_match
 from g4c.ir.op import Op, OpT, Value
 from g4c.ir.ops.elementwise import ConvertOp
 from g4c.ir.ops.structure import ConstantOp
+from g4c.ir.types import DType
 
 
 def defined_by(value: Value, kind: type[OpT], what: str) -> OpT:
@@ -24,11 +25,15 @@ def origin(value: Value) -> str:
 
 
 def number(value: Value) -> float | None:
-    """The number that a scalar constant holds, None where `value` is anything else."""
+    """The number that a scalar constant holds, None where `value` is anything else.
+
+    An f32 constant gives the shortest decimal that rounds to it, so that an epsilon of 1e-6 reads as that.
+    """
     op = value.owner
-    if isinstance(op, ConstantOp) and op.value.type.rank == 0:
-        return float(op.value.array())
-    return None
+    if not isinstance(op, ConstantOp) or op.value.type.rank != 0:
+        return None
+    scalar = op.value.array()[()]
+    return float(str(scalar)) if value.dtype == DType.F32 else float(scalar)
 
 
 def expect_number(value: Value, what: str) -> float:
