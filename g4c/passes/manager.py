@@ -8,6 +8,7 @@ that reproduces it.
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 import traceback
@@ -18,7 +19,7 @@ from pathlib import Path
 from g4c.errors import G4cError
 from g4c.ir.module import Module
 from g4c.ir.op import InvalidOpError
-from g4c.ir.printer import print_module, structural_hash
+from g4c.ir.printer import print_module
 from g4c.ir.verifier import verify_module
 from g4c.passes.contract import PassContext, PassResult
 from g4c.passes.numerics import NumericsCheck
@@ -120,6 +121,14 @@ def run_pipeline(module: Module, pipeline: Pipeline, options: PipelineOptions | 
     return _Run(module, pipeline, options or PipelineOptions()).run()
 
 
+_LOCATION = re.compile(r' loc\((?:"[^"]*"\()?(?:"[^"]*":\d+:\d+|unknown)\)?\)$', re.MULTILINE)
+
+
+def structure(text: str) -> str:
+    """A module's text without locations."""
+    return _LOCATION.sub("", text)
+
+
 class _Run:
     def __init__(self, module: Module, pipeline: Pipeline, options: PipelineOptions) -> None:
         self.module = module
@@ -179,12 +188,11 @@ class _Run:
 
     def run_pass(self, index: int, numerics: NumericsCheck | None) -> PassRun:
         entry, module, options = self.pipeline.entries[index], self.module, self.options
-        before = structural_hash(module) if options.verify_each else ""
         begin = time.perf_counter()
         try:
             result = entry.step.run(module, PassContext(self.pipeline.names[self.first : index], options.sink))
             seconds = time.perf_counter() - begin
-            self.check(entry, result, before)
+            text = self.checked_text(entry, result)
             if numerics is not None and result.modified:
                 numerics.compare(module, entry.step.name)
         except G4cError as error:
@@ -193,17 +201,24 @@ class _Run:
             kind = "built an invalid op" if isinstance(error, InvalidOpError) else f"crashed: {type(error).__name__}"
             crash = G4cError("G4C-P011", f"{entry.step.name} {kind}: {error}")
             raise self.failed(crash, index, traceback.format_exc()) from error
-        if result.modified:
-            self.text = print_module(module)
+        self.text = text
         return PassRun(index + 1, str(entry), result.modified, result.stats, seconds)
 
-    def check(self, entry: Entry, result: PassResult, before: str) -> None:
+    def checked_text(self, entry: Entry, result: PassResult) -> str:
+        """The module's text after a pass, once it verifies and differs from the text before exactly if the pass says so."""
         if not self.options.verify_each:
-            return
+            return print_module(self.module) if result.modified else self.text
         verify_module(self.module)
-        if result.modified != (structural_hash(self.module) != before):
-            claim = "says it changed the module, which is as it was" if result.modified else "changed the module unsaid"
+        if result.modified:
+            text = print_module(self.module)
+            same = structure(text) == structure(self.text)
+        else:
+            text = self.text
+            same = print_module(self.module, locations=False) == structure(text)
+        if same == result.modified:
+            claim = "says it changed the module, which is as it was" if same else "changed the module unsaid"
             raise G4cError("G4C-P010", f"{entry.step.name} {claim}")
+        return text
 
     def failed(self, error: G4cError, index: int, detail: str = "") -> PassFailedError:
         entry = self.pipeline.entries[index]

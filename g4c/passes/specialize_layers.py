@@ -23,9 +23,9 @@ class SpecializeLayers(Pass):
 
     Which op belongs to which layer is read from the module paths ("model.layers.3.mlp"). Two layers are of one kind if
     their ops are the same up to locations and weights; the weights become parameters. What a kind is called is read
-    from what it does: sliding or full by its attention's window, own or shared by whether it writes a cache. Slices of
-    what comes from outside (a layer's part of the per-layer inputs) stay outside, because they differ from layer to
-    layer.
+    from what it does: sliding or full by its attention's window, own or shared by whether it reads what it wrote into
+    a cache. Slices of what comes from outside (a layer's part of the per-layer inputs) stay outside, because they
+    differ from layer to layer.
 
     before:  func.func @decode(...) {
                %w = "g4.load_weight"() {weight = @layers.0.mlp.down_proj.weight} ... loc("model.layers.0.mlp.down_proj")
@@ -132,12 +132,12 @@ def structural_key(function: Function) -> Hashable:
 
 def kind_name(function: Function) -> str:
     """sliding_own, full_shared, ... from what the function does; "layer" where it has no attention."""
-    windows = [op.window for op in function.ops_of(AttentionOp)]
-    if not windows:
+    attentions = list(function.ops_of(AttentionOp))
+    if not attentions:
         return "layer"
-    updated = {op.results[0] for op in function.ops if isinstance(op, (KvFillOp, KvUpdateOp))}
-    owns = any(result.value in updated for result in function.results)
-    return f"{'sliding' if any(windows) else 'full'}_{'own' if owns else 'shared'}"
+    written = {op.results[0] for op in function.ops if isinstance(op, (KvFillOp, KvUpdateOp))}
+    window = "sliding" if any(op.window for op in attentions) else "full"
+    return f"{window}_{'own' if all(op.k in written for op in attentions) else 'shared'}"
 
 
 def _replace_by_calls(module: Module, program: Function, regions: list[Region]) -> int:
