@@ -12,6 +12,7 @@ from g4c.passes.cse import Cse
 from g4c.passes.dce import Dce
 from g4c.passes.eliminate_shared_kv import EliminateSharedKv
 from g4c.passes.inline_layers import InlineLayers
+from g4c.passes.mask_kv_updates import MaskKvUpdates
 from g4c.passes.precompute_rope import PrecomputeRope
 from g4c.passes.specialize_layers import SpecializeLayers
 from g4c.passes.split_matvec import SplitMatvec
@@ -25,6 +26,7 @@ _ALL: tuple[type[Pass], ...] = (
     Dce,
     InlineLayers,
     SplitMatvec,
+    MaskKvUpdates,
 )
 PASSES: dict[str, type[Pass]] = {cls.name: cls for cls in _ALL}
 
@@ -36,7 +38,7 @@ DEFAULT_PIPELINE = "canonicalize,precompute-rope,specialize-layers,eliminate-sha
 NEURON_PIPELINE = "inline-layers,cse,dce"
 
 # What makes the CPU backend's own form of a program, on top of the default.
-CPU_PIPELINE = "split-matvec"
+CPU_PIPELINE = "split-matvec,mask-kv-updates"
 
 
 def pass_summaries() -> list[tuple[str, str]]:

@@ -70,7 +70,7 @@ def add_layer(layer: Function, table: Weight, dtype: DType) -> None:
     k = layer.add_param("k", TensorType((BATCH, SLOTS, 1, WIDTH), dtype))
     wq = layer.add_param("wq", TensorType((HEADS * WIDTH, HIDDEN), dtype))
     wo = layer.add_param("wo", TensorType((HIDDEN, HEADS * WIDTH), dtype))
-    path = "layers.0.self_attn"
+    path = "layers.*.self_attn"
 
     def append(op: Op) -> Value:
         op.loc = Loc(path, "m.py", 5)

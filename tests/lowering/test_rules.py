@@ -18,7 +18,7 @@ from g4c.ir.types import DType, TensorType
 from g4c.lowering.neuron.hlo_proto import HloModule
 from g4c.lowering.neuron.lower import lower_program
 from g4c.lowering.neuron.mlir_verifier import verify_hlo
-from g4c.lowering.neuron.rules import CPU_RULES, RULES
+from g4c.lowering.neuron.rules import RULES
 
 F32, BF16, S32, PRED = DType.F32, DType.BF16, DType.S32, DType.PRED
 FLOATS = (F32, BF16)
@@ -41,7 +41,7 @@ def draw(shape: Sequence[int], dtype: DType, seed: int = 0, low: float = -2.0, h
     return random.uniform(low, high, shape).astype(np.float32).astype(dtype.numpy)
 
 
-def check(make: Make, *arrays: np.ndarray, tolerance: Tolerance | None = None, target: str = "trn2") -> HloModule:
+def check(make: Make, *arrays: np.ndarray, tolerance: Tolerance | None = None) -> HloModule:
     """Lower one op as a program, lint it, run it, compare with its reference; returns the finished module."""
     module = Module("test")
     function = module.add_function(Function("decode", "program"))
@@ -50,7 +50,7 @@ def check(make: Make, *arrays: np.ndarray, tolerance: Tolerance | None = None, t
     ]
     op = function.append(make(*params))
     function.results = [Result(op.result, "y")]
-    lowered = lower_program(module, "decode", target=target)
+    lowered = lower_program(module, "decode", target="trn2")
     assert [str(finding) for finding in lowered.findings if finding.rule.code != "rank"] == []
     verify_hlo(lowered.hlo_proto)
     (actual,) = run(lowered.hlo_proto, arrays)
@@ -70,7 +70,6 @@ def opcodes(module: HloModule) -> list[str]:
 
 def test_every_graph_op_has_a_rule() -> None:
     graph = {op for op in REGISTRY.values() if op.level == Level.GRAPH}
-    assert set(CPU_RULES) < set(RULES)
     assert graph - set(RULES) == {ops.CallOp, ops.LoadWeightOp}
 
 
@@ -203,20 +202,6 @@ def test_linear(shape: tuple[int, ...], dtype: DType) -> None:
     check(ops.LinearOp, draw(shape, dtype, 1), draw((48, 64), dtype, 2), tolerance=SUMS)
 
 
-@pytest.mark.parametrize(("n", "k"), [(48, 192), (40, 1536), (300000, 256), (24, 100)])
-def test_linear_of_one_row_on_the_cpu(n: int, k: int) -> None:
-    module = check(ops.LinearOp, draw((1, 1, k), BF16, 1), draw((n, k), BF16, 2), tolerance=SUMS, target="cpu")
-    shapes = [(list(i.shape.dimensions), i.opcode) for i in module.computations[-1].instructions]
-    split = any(len(shape) == 3 and opcode == "multiply" for shape, opcode in shapes)
-    assert split == (k != 100)
-    assert all(np.prod(shape) * 4 <= 1 << 24 for shape, opcode in shapes if opcode == "reduce")
-
-
-def test_linear_of_several_rows_on_the_cpu_is_a_plain_dot() -> None:
-    module = check(ops.LinearOp, draw((1, 2, 192), BF16, 1), draw((8, 192), BF16, 2), tolerance=SUMS, target="cpu")
-    assert "reduce" not in opcodes(module)
-
-
 def test_linear_accumulates_in_f32() -> None:
     """256 terms of 1 + 2^-8 ulps: a bf16 accumulator would stop growing at 256."""
     module = check(ops.LinearOp, np.ones((1, 4096), BF16.numpy), np.full((2, 4096), 1.0, BF16.numpy))
@@ -344,14 +329,6 @@ def test_kv_update(batch: int, length: int, heads: int, dtype: DType) -> None:
     start = np.random.default_rng(5).integers(0, 9 - length + 1, (batch, 1))
     positions = (start + np.arange(length)).astype(np.int32)
     assert "scatter" in opcodes(check(ops.KvUpdateOp, cache, x, positions, tolerance=EXACT))
-    check(ops.KvUpdateOp, cache, x, positions, tolerance=EXACT, target="cpu")
-
-
-def test_kv_update_of_one_position_on_the_cpu_is_a_select() -> None:
-    cache, x, positions = draw((3, 9, 2, 8), BF16, 1), draw((3, 1, 2, 8), BF16, 2), np.array([[0], [8], [3]], np.int32)
-    module = check(ops.KvUpdateOp, cache, x, positions, tolerance=EXACT, target="cpu")
-    assert "scatter" not in opcodes(module)
-    assert "select" in opcodes(module)
 
 
 @pytest.mark.parametrize("start", [0, 4])

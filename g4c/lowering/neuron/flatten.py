@@ -13,7 +13,8 @@ from typing import Any
 
 from g4c.lowering.neuron.hlo_proto import HloComputation, HloInstruction
 
-_LAYER = re.compile(r"\blayers\.(\d+)\b")
+_LAYER = re.compile(r"\blayers\.\d+(?=\.|$)")
+_ANY_LAYER = re.compile(r"\blayers\.\*(?=\.|$)")
 
 
 def flatten_calls(module: Any) -> None:
@@ -96,7 +97,7 @@ def _copies(
         copy.operand_ids[:] = [mapping[i] for i in instruction.operand_ids]
         copy.control_predecessor_ids[:] = [mapping[i] for i in instruction.control_predecessor_ids]
         if layer:
-            copy.metadata.op_name = _LAYER.sub(layer[0], copy.metadata.op_name)
+            copy.metadata.op_name = _ANY_LAYER.sub(layer[0], copy.metadata.op_name)
         copies.append(copy)
     return copies, mapping[root_id], None
 

@@ -17,7 +17,7 @@ from g4c.ir.op import Loc, Op, Value
 from g4c.ir.ops.structure import CallOp, LoadWeightOp
 from g4c.ir.types import TensorType
 from g4c.lowering.neuron.finish import Signature
-from g4c.lowering.neuron.rules import Rule, rules_for
+from g4c.lowering.neuron.rules import RULES
 from g4c.lowering.neuron.stablehlo_builder import Locations, StablehloBuilder, Tensor
 
 
@@ -31,22 +31,21 @@ class StablehloProgram:
     results: tuple[TensorType, ...]
 
 
-def lower_to_stablehlo(module: Module, program: str, *, target: str) -> StablehloProgram:
+def lower_to_stablehlo(module: Module, program: str) -> StablehloProgram:
     """`program` and all it calls. G4C-L005: an op has no rule; G4C-L007: the signature cannot be lowered."""
     main = module.functions[program]
     locations = Locations()
-    rules = rules_for(target)
     weights = _weights(module, main, {})
     functions = []
     for name in dict.fromkeys(_callees(module, main)):
-        functions += _layer_function(module, module.functions[name], rules, locations)
+        functions += _layer_function(module, module.functions[name], locations)
     inputs = [param for param in main.params if param.cache is None]
     caches = [param for param in main.params if param.cache is not None]
     outputs = [result for result in main.results if result.cache is None]
     states = _cache_results(main, caches)
 
     order = [*inputs, *caches]
-    emitted = _Function(module, main, rules, locations)
+    emitted = _Function(module, main, locations)
     names = [Tensor(f"%arg{k}", param.type) for k, param in enumerate(order)]
     values: dict[Value, Tensor] = dict(zip(order, names, strict=True))
     symbols = {weight: Tensor(f"%arg{len(order) + k}", module.weights[weight].type) for k, weight in enumerate(weights)}
@@ -109,10 +108,9 @@ def _cache_results(main: Function, caches: list[Parameter]) -> list[Value]:
 class _Function:
     """The body of one function while it is written."""
 
-    def __init__(self, module: Module, function: Function, rules: dict[type, Rule], locations: Locations) -> None:
+    def __init__(self, module: Module, function: Function, locations: Locations) -> None:
         self.module = module
         self.function = function
-        self.rules = rules
         self.builder = StablehloBuilder(locations, Loc(function.name))
 
     @property
@@ -139,7 +137,7 @@ class _Function:
         return returned
 
     def lower(self, op: Op, operands: list[Tensor]) -> Tensor:
-        rule = self.rules.get(type(op))
+        rule = RULES.get(type(op))
         if rule is None:
             raise G4cError("G4C-L005", f"{op.mnemonic} has no lowering to StableHLO", where=str(op.loc) or None)
         result = rule(self.builder, op, operands)
@@ -147,8 +145,8 @@ class _Function:
         return result
 
 
-def _layer_function(module: Module, function: Function, rules: dict[type, Rule], locations: Locations) -> list[str]:
-    emitted = _Function(module, function, rules, locations)
+def _layer_function(module: Module, function: Function, locations: Locations) -> list[str]:
+    emitted = _Function(module, function, locations)
     weights = _weights(module, function, {})
     types = [*(param.type for param in function.params), *(module.weights[name].type for name in weights)]
     tensors = [Tensor(f"%arg{k}", type) for k, type in enumerate(types)]

@@ -40,7 +40,7 @@ class LoweredProgram:
 
 def lower_program(module: Module, program: str, *, target: str) -> LoweredProgram:
     """Lower `program`. Codes G4C-L001 to L008; warnings of the lint are in `findings`."""
-    lowered = lower_to_stablehlo(module, program, target=target)
+    lowered = lower_to_stablehlo(module, program)
     verify_stablehlo(lowered.text)
     signature = lowered.signature
     proto = finish(xla.stablehlo_to_hlo(lowered.text), program, signature)

@@ -5,7 +5,6 @@ everything but moves and exact arithmetic, and rounded once.
 """
 
 from g4c.lowering.neuron.rules import attention, contraction, elementwise, fused, indexing, shape
-from g4c.lowering.neuron.rules.cpu import CPU_RULES
 from g4c.lowering.neuron.rules.rule import Rule
 
 RULES: dict[type, Rule] = {
@@ -17,10 +16,4 @@ RULES: dict[type, Rule] = {
     **indexing.RULES,
 }
 
-
-def rules_for(target: str) -> dict[type, Rule]:
-    """The rules for `target`: one set for every Neuron family, with other forms of a few ops for XLA's CPU backend."""
-    return {**RULES, **CPU_RULES} if target == "cpu" else RULES
-
-
-__all__ = ["CPU_RULES", "RULES", "Rule", "rules_for"]
+__all__ = ["RULES", "Rule"]
