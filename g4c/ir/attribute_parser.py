@@ -161,6 +161,9 @@ def _dense_bytes(literal: str, type: TensorType) -> Dense:
     data = bytes.fromhex(digits[2:])
     if len(data) != Dense.length(type):
         raise ValueError(f"{len(data)} bytes of data for {type}, which takes {Dense.length(type)}")
+    largest = {DType.PRED: 0x01, DType.S4: 0x0F}.get(type.dtype, 0xFF)
+    if max(data, default=0) > largest:
+        raise ValueError(f"a byte of {type} is at most 0x{largest:02X}")
     return Dense(type, data)
 
 

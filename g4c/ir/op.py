@@ -70,7 +70,10 @@ class SymbolRef:
 
 @dataclass(frozen=True)
 class Dense:
-    """Constant data: little-endian, row-major bytes of a tensor of `type`; a predicate and an i4 take a byte each."""
+    """Constant data: little-endian, row-major bytes of a tensor of `type`.
+
+    A predicate takes a byte, 0 or 1; an i4 takes the low half of a byte.
+    """
 
     type: TensorType
     data: bytes = field(repr=False)

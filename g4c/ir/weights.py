@@ -89,9 +89,7 @@ class Transpose(Transform):
         return source.with_shape(tuple(source.shape[i] for i in self.permutation))
 
     def apply(self, arrays: Sequence[Array]) -> Array:
-        import numpy as np
-
-        return np.ascontiguousarray(arrays[0].transpose(self.permutation))
+        return arrays[0].transpose(self.permutation).copy()
 
 
 @dataclass(frozen=True)
