@@ -119,6 +119,27 @@ def test_passthrough_and_single_result_get_a_copy() -> None:
     verify_hlo(proto)
 
 
+def test_equal_constants_are_kept_once() -> None:
+    text = """module @m {
+      func.func private @f(%x: tensor<f32>) -> tensor<f32> {
+        %c = stablehlo.constant dense<2.0> : tensor<f32>
+        %z = stablehlo.constant dense<3.0> : tensor<f32>
+        %0 = stablehlo.add %x, %c : tensor<f32>
+        %1 = stablehlo.add %0, %z : tensor<f32>
+        func.return %1 : tensor<f32> }
+      func.func public @main(%x: tensor<f32>) -> (tensor<f32>, tensor<f32>) {
+        %0 = func.call @f(%x) : (tensor<f32>) -> tensor<f32>
+        %1 = func.call @f(%0) : (tensor<f32>) -> tensor<f32>
+        %c = stablehlo.constant dense<3.0> : tensor<f32>
+        %2 = stablehlo.add %1, %c : tensor<f32>
+        func.return %1, %2 : tensor<f32>, tensor<f32> } }"""
+    proto = finish(xla.stablehlo_to_hlo(text), "m", Signature(("x",), ("a", "b")))
+    constants = [i for i in HloModule.FromString(proto).computations[-1].instructions if i.opcode == "constant"]
+    assert sorted(str(list(i.literal.f32s)) for i in constants) == ["[2.0]", "[3.0]"]
+    assert legality.check(proto, target="trn1") == []
+    verify_hlo(proto)
+
+
 def test_equal_combiners_are_kept_once() -> None:
     body = "%r = stablehlo.reduce(%x init: %c) applies stablehlo.add across dimensions = [0]"
     kind = "(tensor<2xf32>, tensor<f32>) -> tensor<f32>"

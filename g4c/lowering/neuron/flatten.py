@@ -1,4 +1,4 @@
-"""Inline every `call` of an HLO module into its entry computation, and keep one copy of equal combiners.
+"""Inline every `call` of an HLO module into its entry computation, and keep one copy of equal constants and combiners.
 
 In: an HloModule, as converted from StableHLO with one private function per layer kind. Out: the same message,
 changed: the entry computation and the combiners it uses. Invariant: no `call` is left (no shipped Neuron stack emits
@@ -30,7 +30,7 @@ def flatten_calls(module: Any) -> None:
             flat[computation.id] = _inline(computation, computations, body, fresh)
         return flat[computation.id]
 
-    instructions = body(entry)
+    instructions = _merge_constants(body(entry))
     canonical = _canonical_combiners(instructions, computations)
     for instruction in instructions:
         for k, called in enumerate(instruction.called_computation_ids):
@@ -100,6 +100,23 @@ def _copies(
             copy.metadata.op_name = _ANY_LAYER.sub(layer[0], copy.metadata.op_name)
         copies.append(copy)
     return copies, mapping[root_id], None
+
+
+def _merge_constants(instructions: list[Any]) -> list[Any]:
+    """`instructions` with one copy of equal constants, the first."""
+    first: dict[bytes, int] = {}
+    alias: dict[int, int] = {}
+    out: list[Any] = []
+    for instruction in instructions:
+        if instruction.opcode == "constant":
+            key = instruction.literal.SerializeToString(deterministic=True)
+            alias[instruction.id] = first.setdefault(key, instruction.id)
+            if alias[instruction.id] != instruction.id:
+                continue
+        else:
+            instruction.operand_ids[:] = [alias.get(i, i) for i in instruction.operand_ids]
+        out.append(instruction)
+    return out
 
 
 def _canonical_combiners(instructions: list[Any], computations: dict[int, Any]) -> dict[int, Any]:
