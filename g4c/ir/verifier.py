@@ -17,6 +17,7 @@ from g4c.ir.module import Function, Module
 from g4c.ir.op import InvalidOpError, Op, Value, attribute_mismatch
 from g4c.ir.ops.structure import CallOp, LoadWeightOp
 from g4c.ir.printer import is_valid_name, print_op, value_names
+from g4c.ir.weights import Weight
 
 LIMIT = 10
 
@@ -60,16 +61,24 @@ def verify_module(module: Module) -> None:
 
 def _check_module(module: Module) -> Iterator[Finding]:
     yield from _check_tables(module)
-    for weight in module.weights.values():
-        try:
-            _ = weight.type
-        except InvalidOpError as error:
-            yield Finding("G4C-V002", str(error))
+    broken = [message for weight in module.weights.values() if (message := _misfit(weight)) is not None]
+    if broken:
+        yield from (Finding("G4C-V002", message) for message in broken)
+        return  # what loads such a weight cannot be judged
     owned: set[Op] = set()
     for function in module.functions.values():
         yield from _check_signature(module, function)
         yield from _check_body(module, function, owned)
     yield from _check_recursion(module)
+
+
+def _misfit(weight: Weight) -> str | None:
+    """What does not fit in the weight's chain of transforms."""
+    try:
+        _ = weight.type
+    except InvalidOpError as error:
+        return str(error)
+    return None
 
 
 def _check_tables(module: Module) -> Iterator[Finding]:
