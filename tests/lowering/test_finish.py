@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
+from cpu_execution import run
 
 from g4c.errors import G4cError
+from g4c.ir.types import DType
 from g4c.lowering.neuron import hlo_proto, legality, xla
 from g4c.lowering.neuron.finish import Signature, finish
 from g4c.lowering.neuron.hlo_proto import HloModule
@@ -184,13 +187,6 @@ def wrong_operand_type(module: Any) -> None:
     instruction(module, "add").shape.element_type = 11
 
 
-@pytest.mark.parametrize("damage", [wrong_dot_shape, wrong_operand_type])
-def test_verifier_refuses_inconsistent_types(finished: bytes, damage: Callable[[Any], None]) -> None:
-    with pytest.raises(G4cError) as caught:
-        verify_hlo(edited(finished, damage))
-    assert caught.value.code in ("G4C-L003", "G4C-L004")
-
-
 def drop_layouts(module: Any) -> None:
     for shape in module.host_program_shape.parameters:
         shape.ClearField("layout")
@@ -199,6 +195,28 @@ def drop_layouts(module: Any) -> None:
 def duplicate_id(module: Any) -> None:
     for computation in module.computations:
         computation.instructions[1].id = computation.instructions[0].id
+
+
+ARRAYS = [np.ones(shape, DType.BF16.numpy) for shape in ((2, 3), (4, 3), (4, 3))]
+
+
+def test_xla_runs_the_undamaged_module(finished: bytes) -> None:
+    logits, state = run(finished, ARRAYS)
+    np.testing.assert_array_equal(logits, np.full((2, 4), 12, np.float32))
+    np.testing.assert_array_equal(state.astype(np.float32), np.full((4, 3), 2))
+
+
+@pytest.mark.parametrize("damage", [wrong_dot_shape, wrong_operand_type, drop_layouts, duplicate_id])
+def test_xla_refuses_damage(finished: bytes, damage: Callable[[Any], None]) -> None:
+    with pytest.raises(RuntimeError):
+        run(edited(finished, damage), ARRAYS)
+
+
+@pytest.mark.parametrize("damage", [wrong_dot_shape, wrong_operand_type, duplicate_id])
+def test_verifier_refuses_damage(finished: bytes, damage: Callable[[Any], None]) -> None:
+    with pytest.raises(G4cError) as caught:
+        verify_hlo(edited(finished, damage))
+    assert caught.value.code in ("G4C-L003", "G4C-L004")
 
 
 def big_id(module: Any) -> None:
