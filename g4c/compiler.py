@@ -163,6 +163,9 @@ def _build(run: _Run, writer: BundleWriter, checkpoint: CheckpointIndex | None) 
         with reporter.phase("pack weights") as phase:
             phase.result = _pack(module, checkpoint, writer)
     writer.write("config.json", json.dumps(run.config.config_json, indent=2) + "\n")
+    if run.config.checkpoint is not None:
+        for path in _companions(run.config.checkpoint):
+            writer.write(path.name, path.read_bytes())
     return {
         "key": run.key,
         "name": run.config.variant or Path(options.model).name,
@@ -180,6 +183,8 @@ def _build(run: _Run, writer: BundleWriter, checkpoint: CheckpointIndex | None) 
         "dtype": DTYPES[options.dtype].mlir,
         "batch": options.batch,
         "max_context": options.max_context,
+        "bos_token_id": run.config.bos_token_id,
+        "eos_token_ids": list(run.config.eos_token_ids),
         "programs": programs,
         "caches": {name: type_json(cache.type) for name, cache in module.caches.items()},
         "weights": {name: weight_json(weight) for name, weight in module.weights.items()},
@@ -372,6 +377,13 @@ def _text(module: Module) -> str:
     from g4c.ir.printer import print_module
 
     return print_module(module)
+
+
+def _companions(checkpoint: Path) -> list[Path]:
+    """Files of a checkpoint that generation needs besides the weights: the tokenizer's."""
+    names = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
+    names = (*names, "chat_template.jinja", "generation_config.json")
+    return [checkpoint / name for name in names if (checkpoint / name).is_file()]
 
 
 def _open_checkpoint(config: ModelConfig, options: CompileOptions) -> CheckpointIndex | None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import argparse
 
-from g4c.cli.arguments import add_output_options, integer, positive
+from g4c.cli.arguments import add_output_options, positive
 from g4c.cli.progress import make_reporter
+from g4c.cli.weights import add_weight_options
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -25,13 +26,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--per-layer", action="store_true", help="also compare what each layer hands to the next")
     add("--full", action="store_true", help="also hash packed weights")
     add_output_options(parser)
-
-
-def add_weight_options(parser: argparse.ArgumentParser) -> None:
-    """Where a bundle's weights come from: --random-weights, --checkpoint, or neither (those packed in it)."""
-    weights = parser.add_argument_group("weights (default: those packed in the bundle)")
-    weights.add_argument("--random-weights", type=integer, metavar="SEED", help="a deterministic random model")
-    weights.add_argument("--checkpoint", metavar="DIR", help="a Hugging Face checkpoint directory")
 
 
 def execute(options: argparse.Namespace) -> int:

@@ -98,6 +98,16 @@ class Bundle:
         return DType(self.manifest["dtype"])
 
     @property
+    def vocabulary(self) -> int:
+        """Number of token ids."""
+        return self.program("decode").outputs[0].type.shape[-1]
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """Token ids that end a sequence."""
+        return tuple(self.manifest["eos_token_ids"])
+
+    @property
     def packed_weights(self) -> tuple[Path, ...]:
         """The files of packed weights, empty where the bundle was compiled without a checkpoint."""
         return tuple(self.path / name for name in self.manifest["files"] if name.startswith("weights/"))

@@ -44,6 +44,7 @@ def manifest(name: str = "tiny") -> dict[str, Any]:
         "dtype": "f32",
         "batch": 1,
         "max_context": 16,
+        "eos_token_ids": [1, 106],
         "programs": {"decode": program, "prefill_8": program, "prefill_4": program},
         "caches": {"layers.0.k": type_json(CACHE)},
         "weights": {symbol: weight_json(weight) for symbol, weight in WEIGHTS.items()},
@@ -79,6 +80,8 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert dict(bundle.weights) == WEIGHTS
     assert bundle.caches["layers.0.k"].type == CACHE
     assert bundle.prefill_buckets == (4, 8)
+    assert bundle.vocabulary == 8
+    assert bundle.eos_token_ids == (1, 106)
     assert (bundle.batch, bundle.max_context, bundle.dtype) == (1, 16, DType.F32)
     assert bundle.packed_weights == (target / "weights/rank-0.safetensors",)
     assert tree(tmp_path) == [
