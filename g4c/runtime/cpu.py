@@ -176,7 +176,9 @@ class CpuExecutable:
 
 def array_of(buffer: Buffer) -> Array:
     """The contents of a buffer: a read-only array on its memory, which the array keeps alive."""
-    return np.asarray(buffer)
+    array: Array
+    array, _ = buffer._single_device_array_to_np_array_did_copy()  # the buffer protocol knows no bf16
+    return array
 
 
 def address_of(buffer: Buffer) -> int:
