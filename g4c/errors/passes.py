@@ -64,9 +64,9 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "G4C-P020": Entry(
         "a shared cache is written after it was read",
-        "eliminate-shared-kv proves that what a layer reads from another layer's cache is what that cache holds\n"
-        "in the end. Here a cache is updated after an attention read it, or two updates start from the same state;\n"
-        "with caches updated in place the reader could see either. The trace must write a cache before any layer reads it.",
+        "eliminate-shared-kv proves that what a layer reads from another layer's cache is what that cache holds at\n"
+        "the end. Here a cache is updated after an attention read it, or two updates start from the same state;\n"
+        "with caches updated in place the reader could see either. The trace must write a cache before it is read.",
     ),
     "G4C-P021": Entry(
         "a cache is read in a state that the program does not return",

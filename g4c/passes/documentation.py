@@ -26,10 +26,10 @@ default one:
 {default}
 ```
 
-Options follow a name in braces: `precompute-rope{{context=4096}}`. The manager verifies the module around every pass and
-compares what a pass says it changed with a structural hash. A dump (`--dump-dir`) begins with the pipeline that is still
-to run, so `g4c opt` resumes from any of them. A pass that fails leaves its input in `repro/`, and prints the command that
-runs it again.
+Options follow a name in braces: `precompute-rope{{context=4096}}`. The manager verifies the module around every pass
+and checks that a pass changed it exactly if it says so. A dump (`--dump-dir`) begins with the pipeline that is still to
+run, so `g4c opt` resumes from any of them. A pass that fails leaves its input in `repro/`, and its error names the
+command that runs it again.
 """
 
 

@@ -89,7 +89,7 @@ def _cache_roles(ops: list[Op]) -> dict[Value, str]:
 
 
 def _role(value: Value, uses: list[tuple[str, Op]], roles: dict[Value, str]) -> str:
-    """What a value from outside is to the layer, by its uses alone: its own name would tell the first layer from others."""
+    """What a value from outside is to the layer, by its uses alone; its own name would set layers apart."""
     if value in roles:
         return roles[value]
     for field, op in uses:

@@ -205,7 +205,7 @@ class _Run:
         return PassRun(index + 1, str(entry), result.modified, result.stats, seconds)
 
     def checked_text(self, entry: Entry, result: PassResult) -> str:
-        """The module's text after a pass, once it verifies and differs from the text before exactly if the pass says so."""
+        """The module's text after a pass, once it verifies and differs from before exactly if the pass says so."""
         if not self.options.verify_each:
             return print_module(self.module) if result.modified else self.text
         verify_module(self.module)

@@ -51,7 +51,7 @@ class PrecomputeRope(Pass):
 
     def _replace(self, module: Module, function: Function, tables: set[str]) -> int:
         found = {value: angles for value, angles in find_angles(module, function).items() if angles.function}
-        wanted = _leaving(function, found)
+        wanted = _needed(function, found)
         used = used_values(function)
         gathers: dict[tuple[str, Value], Value] = {}
         mapping: dict[Value, Value] = {}
@@ -107,13 +107,20 @@ def table_length(module: Module) -> int:
     return slots
 
 
-def _leaving(function: Function, found: dict[Value, Angles]) -> set[Value]:
-    """Values that a table can give and that are used by more than further steps towards such values."""
-    leaving = {result.value for result in function.results}
-    for op in function.ops:
-        if not all(value in found for value in op.results):
-            leaving.update(op.operands)
-    return {value for value in leaving if value in found and found[value].fits(value.shape)}
+def _needed(function: Function, found: dict[Value, Angles]) -> set[Value]:
+    """The last values of `found` on each way to other ops that rows of a table give."""
+    asked = {result.value for result in function.results}
+    needed: set[Value] = set()
+    for op in reversed(function.ops):
+        angles = found.get(op.results[0]) if op.results else None
+        if angles is None:
+            asked.update(op.operands)
+        elif op.results[0] in asked:
+            if angles.fits(op.results[0].shape):
+                needed.add(op.results[0])
+            else:
+                asked.update(op.operands)
+    return needed
 
 
 def _gathered(

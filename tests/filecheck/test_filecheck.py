@@ -1,4 +1,4 @@
-"""Runs every .mlir file of this folder: the pipeline of its first line, then its CHECK directives on the printed result.
+"""Runs every .mlir file of this folder: the pipeline of its first line, then its CHECK directives on the result.
 
 The IR is verified around every pass, the numbers of every program are compared before and after each pass, and the
 pipeline is run once more on its own result, which it must leave alone.

@@ -1,7 +1,7 @@
 """A decoder built by hand as a trace would give it: real head dims, both attention kinds, donors, PLE, tiny widths.
 
-Every layer has its K/V projections and caches; shared layers compute K and V that nobody reads, as the trace of the
-model that the checkpoint stores does. Locations are Hugging Face's module paths.
+Every layer has its K/V projections and caches, as the trace of the model that the checkpoint stores has: shared layers
+write K and V that nobody reads. Locations are Hugging Face's module paths.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ def inverse_frequencies(kind: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class GemmaLike:
-    """Sizes of the model. `pattern`: one letter per layer, S or F; the last `shared` layers read their donor's cache."""
+    """Sizes of the model. `pattern`: one letter per layer, S or F; the last `shared` layers read their donor's cache.
+
+    `shared_write`: shared layers write their own caches; without it what they compute for them is dead.
+    """
 
     pattern: str = "SSFSF"
     shared: int = 2
@@ -45,6 +48,7 @@ class GemmaLike:
     context: int = 24
     window: int = 6
     buckets: tuple[int, ...] = (8,)
+    shared_write: bool = True
     dtype: DType = DType.F32
 
     @property
@@ -139,7 +143,7 @@ class _Program:
         return self.emit(ops.PerLayerInputOp(context, token, 0.70710678))
 
     def rope_tables(self, kind: str) -> tuple[Value, Value]:
-        """cos and sin [b, s, d/2] as Hugging Face computes them: a product over an axis of one, doubled, halved again."""
+        """cos and sin [b, s, d/2] as Hugging Face computes them: a product over an axis of 1, doubled, halved."""
         self.at("model.rotary_emb")
         data = Dense.of(inverse_frequencies(kind))
         weight = self.module.add_weight(Weight(f"rope.{NAMES[kind]}.inv_freq", value=data))
@@ -198,7 +202,7 @@ class _Program:
         v = self.norm(self.heads(y, f"{name}.v_proj", 1, dim), None)
         self.at(f"model.{name}")
         donor = sizes.donor(layer)
-        if donor == layer:
+        if donor == layer or sizes.shared_write:
             for part, new in (("k", k), ("v", v)):
                 self.states[f"layers.{layer}.{part}"] = self.write(self.states[f"layers.{layer}.{part}"], new)
         k, v = (self.states[f"layers.{donor}.{part}"] for part in "kv")
@@ -227,6 +231,11 @@ def module_of(function: Function, results: Sequence[Value], weights: Sequence[We
     module = Module("test")
     for weight in weights:
         module.add_weight(weight)
-    function.results = [Result(value, f"y{i}") for i, value in enumerate(results)]
     module.add_function(function)
+    set_results(function, *results)
     return module
+
+
+def set_results(function: Function, *values: Value) -> None:
+    """Let `function` return `values` as y0, y1, ..."""
+    function.results = [Result(value, f"y{i}") for i, value in enumerate(values)]

@@ -1,0 +1,114 @@
+"""The default pipeline on traces of Hugging Face's code: E2B's exact figures, and a tiny model's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from g4c.frontend.config import load_model_config
+from g4c.frontend.trace import TraceOptions, trace_programs
+from g4c.ir import ops
+from g4c.ir.module import Module
+from g4c.ir.printer import structural_hash
+from g4c.ir.types import DType
+from g4c.passes.manager import PipelineOptions, PipelineReport, run_pipeline
+from g4c.passes.numerics import NumericsCheck, difference
+from g4c.passes.pipeline import parse_pipeline
+from g4c.passes.pipelines import DEFAULT_PIPELINE, NEURON_PIPELINE
+
+LAYERS = 35
+OWNERS = range(15)
+KINDS = ["sliding_own", "full_own", "sliding_shared", "full_shared"]
+LAYER_KINDS = [KINDS[(i % 5 == 4) + 2 * (i >= 15)] for i in range(LAYERS)]
+
+
+def run(module: Module, pipeline: str) -> PipelineReport:
+    return run_pipeline(module, parse_pipeline(pipeline), PipelineOptions(repro_dir=None))
+
+
+@pytest.fixture(scope="module")
+def traced() -> Callable[[str], Module]:
+    """Traces by variant, each made once and copied."""
+    made: dict[str, Module] = {}
+
+    def trace(variant: str) -> Module:
+        if variant not in made:
+            made[variant] = trace_programs(load_model_config(variant), TraceOptions(buckets=(128,)))
+        return made[variant].copy()
+
+    return trace
+
+
+@pytest.mark.parametrize(
+    ("variant", "projection_weights"),
+    [("tiny-e2b", 2 * (16 * 256 + 4 * 512) * 128), ("e2b", 18_874_368)],
+)
+def test_figures(traced: Callable[[str], Module], variant: str, projection_weights: int) -> None:
+    module = traced(variant)
+    before = set(module.weights)
+    report = run(module, DEFAULT_PIPELINE)
+    assert report.stats("specialize-layers") == {"layers": 2 * LAYERS, "kinds": 2 * 4}
+    assert report.stats("eliminate-shared-kv") == {
+        "layers": 20,
+        "linear": 2 * 20,
+        "rms_norm": 2 * 20,
+        "rope": 20,
+        "weights": 3 * 20,
+        "projection_weights": projection_weights,
+        "caches": 40,
+        "cache_bytes": 2 * (16 * 256 + 4 * 512) * 2048 * 2,
+    }
+    assert report.stats("dce") == {"ops": 0, "functions": 0, "weights": 0}
+    gone = {f"layers.{i}.self_attn.{part}.weight" for i in range(15, 35) for part in ("k_proj", "v_proj", "k_norm")}
+    gone |= {f"rope.{kind}_attention.inv_freq" for kind in ("sliding", "full")}
+    assert before - set(module.weights) == gone
+    assert list(module.caches) == [f"layers.{i}.{part}" for i in OWNERS for part in "kv"]
+    for program in module.programs:
+        assert module.callees(program) == [f"{program.name}.{kind}" for kind in LAYER_KINDS]
+        assert [param.cache for param in program.params if param.cache] == list(module.caches)
+        calls = list(program.ops_of(ops.CallOp))
+        for layer in range(15, LAYERS):
+            donor = calls[14 if LAYER_KINDS[layer].startswith("full") else 13]
+            assert set(donor.results[1:3]) <= set(calls[layer].args)
+    norms = [op for op in module.functions["decode.full_shared"].ops_of(ops.RmsNormOp) if op.w is None]
+    assert not norms
+
+
+def test_rope_tables(traced: Callable[[str], Module]) -> None:
+    module = traced("e2b")
+    weight = module.weights["rope.full_attention.inv_freq"]
+    assert weight.value is not None
+    frequencies = weight.value.array()
+    assert frequencies.shape == (256,)
+    assert np.count_nonzero(frequencies) == 64
+    np.testing.assert_allclose(frequencies[:64], 1e6 ** (-np.arange(64) / 256), rtol=1e-6)
+    assert run(module, "canonicalize,precompute-rope").stats("precompute-rope") == {"gathers": 8, "tables": 4}
+    assert not [op for function in module.functions.values() for op in function.ops_of(ops.CosOp)]
+    assert module.weights["rope.full_attention.cos"].type.shape == (2048, 256)
+
+
+def test_the_pipeline_is_idempotent_and_invertible(traced: Callable[[str], Module]) -> None:
+    module = traced("tiny-e2b")
+    run(module, DEFAULT_PIPELINE)
+    assert not run(module, DEFAULT_PIPELINE).modified
+    wanted = structural_hash(module)
+    run(module, NEURON_PIPELINE)
+    assert not [op for program in module.programs for op in program.ops_of(ops.CallOp)]
+    run(module, DEFAULT_PIPELINE)
+    assert structural_hash(module) == wanted
+
+
+@pytest.mark.parametrize("dtype", [DType.F32, DType.BF16])
+def test_the_numbers_of_every_pass(dtype: DType) -> None:
+    """Every pass of the default and the Neuron pipeline leaves all logits and caches as they were, bit for bit."""
+    options = TraceOptions(buckets=(16,), max_context=32, batch=2, dtype=dtype)
+    module = trace_programs(load_model_config("tiny-e2b"), options)
+    check = NumericsCheck(module)
+    steps = parse_pipeline(f"{DEFAULT_PIPELINE},{NEURON_PIPELINE}")
+    for step in steps.entries:
+        if run(module, str(step)).modified:
+            for program, wanted in check.wanted.items():
+                for name, array in check.run(module, program).items():
+                    assert difference(array, wanted[name]) == 0, (str(step), program, name)
