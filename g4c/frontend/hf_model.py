@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers.initialization import no_init_weights
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -66,8 +67,9 @@ def build_decoder(config: ModelConfig, dtype: torch.dtype, device: str = "meta")
             if any(mode == "reuse" for mode in hf_config.kv_sharing_modes):
                 _unshare(model, _hf_config(config_class, {**config.text_config_json, "num_kv_shared_layers": 0}))
         constants = _unstored_buffers(model)
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        raise G4cError("G4C-F050", f"{type(error).__name__}: {error}", where=config.source) from error
+    except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise G4cError("G4C-F050", f"{type(error).__name__}: {reason}", where=config.source) from error
     finally:
         torch.set_default_dtype(previous)
     for alias, path in model._tied_weights_keys.items():

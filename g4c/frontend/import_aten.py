@@ -252,7 +252,7 @@ class _Importer:
 
     def locate(self, node: torch.fx.Node, target: str, renaming: _Renaming | None) -> None:
         stack: Any = node.meta.get("nn_module_stack") or {}
-        path = next(reversed(stack.values()))[0].removeprefix(_ROOT) if stack else ""
+        path = f"{next(reversed(stack.values()))[0]}.".removeprefix(_ROOT)[:-1] if stack else ""
         path = renaming(path) if renaming else path
         key = (path, node.meta.get("stack_trace") or "")
         if key not in self.locs:
