@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
+from torch_mlir import ir
 
 from g4c.frontend.config import load_model_config
 from g4c.frontend.trace import TraceOptions, trace_programs
@@ -98,6 +100,18 @@ def test_the_pipeline_is_idempotent_and_invertible(traced: Callable[[str], Modul
     assert not [op for program in module.programs for op in program.ops_of(ops.CallOp)]
     run(module, DEFAULT_PIPELINE)
     assert structural_hash(module) == wanted
+
+
+def test_dumps_are_mlir(traced: Callable[[str], Module], tmp_path: Path) -> None:
+    """MLIR's own parser and verifier take every dump."""
+    module = traced("tiny-e2b")
+    run_pipeline(module, parse_pipeline(DEFAULT_PIPELINE), PipelineOptions(dump_dir=tmp_path))
+    dumps = sorted(tmp_path.iterdir())
+    assert len(dumps) == 8
+    for path in dumps:
+        with ir.Context() as context:
+            context.allow_unregistered_dialects = True
+            assert ir.Module.parse(path.read_text(encoding="utf-8")).operation.verify(), path.name
 
 
 @pytest.mark.parametrize("dtype", [DType.F32, DType.BF16])
