@@ -222,7 +222,7 @@ def test_the_whole_model_is_raised(raw: Module) -> None:
     for function in module.functions.values():
         counts = Counter(op.mnemonic for op in function.ops)
         named = {name: counts[f"g4.{name}"] for name in ("rms_norm", "rope", "gated_gelu", "embedding", "softcap")}
-        # per layer: 4 around attention and MLP, q, k, v, the per-layer embedding's; then one for their table and the last
+        # per layer: 4 around attention and MLP, q, k, v, per-layer embedding; then one for their table and the last
         assert named == {
             "rms_norm": 8 * LAYERS + 2,
             "rope": 2 * LAYERS,
