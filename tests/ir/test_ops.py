@@ -58,9 +58,10 @@ def around(op: Op) -> Module:
 
 
 def test_no_op_without_cases() -> None:
-    assert set(CASES) == set(REGISTRY)
-    assert set(REFUSED) == set(REGISTRY)
-    for name, op in REGISTRY.items():
+    registry = {name: op for name, op in REGISTRY.items() if op.__module__.startswith("g4c.")}
+    assert set(CASES) == set(registry)
+    assert set(REFUSED) == set(registry)
+    for name, op in registry.items():
         assert CASES[name]
         assert REFUSED[name]
         assert all(case.op(DType.F32).mnemonic == name for case in CASES[name])
