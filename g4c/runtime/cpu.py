@@ -46,6 +46,7 @@ class _Jaxlib:
     device_put: Any
     host_buffer: Any
     sharding: Any
+    to_array: Any
 
 
 @cache
@@ -69,6 +70,7 @@ def _jaxlib() -> _Jaxlib:
             device_put=_jax.batched_device_put,
             host_buffer=_jax.HostBufferSemantics,
             sharding=Replicated,
+            to_array=_jax.ArrayImpl._single_device_array_to_np_array_did_copy,
         )
     except (ImportError, AttributeError) as error:
         raise G4cError(
@@ -177,7 +179,7 @@ class CpuExecutable:
 def array_of(buffer: Buffer) -> Array:
     """The contents of a buffer: a read-only array on its memory, which the array keeps alive."""
     array: Array
-    array, _ = buffer._single_device_array_to_np_array_did_copy()  # the buffer protocol knows no bf16
+    array, _ = _jaxlib().to_array(buffer)  # not numpy's buffer protocol, which knows no bf16
     return array
 
 

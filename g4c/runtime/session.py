@@ -33,6 +33,9 @@ class Session:
         self.max_context = bundle.max_context
         self.buckets = bundle.prefill_buckets
         self.vocabulary = bundle.program(DECODE).outputs[0].type.shape[-1]
+        prefill = [bundle.program(f"prefill_{bucket}") for bucket in self.buckets]
+        # How many rows of logits a prefill can be asked for: --logit-rows when it was compiled.
+        self.logit_rows = min((program.outputs[0].type.shape[1] for program in prefill), default=1)
         self._weights = weights
         self._client = cpu_client(threads)
         self._executables: dict[str, CpuExecutable] = {}
@@ -53,8 +56,8 @@ class Session:
         """Process prompts from position 0 on; logits [batch, rows, vocabulary] of the positions `rows`.
 
         `token_ids` [batch, n] goes through the smallest bucket that has room for n, padded on the right; `rows`
-        [batch, r] names positions below n, r as compiled. What the padding leaves in the caches lies at later positions
-        and is overwritten before any query can see it. G4C-R054 where a shape does not fit.
+        [batch, r] names positions below n, r at most `logit_rows`. What the padding leaves in the caches lies at later
+        positions and is overwritten before any query can see it. G4C-R054 where a shape does not fit.
         """
         ids = np.asarray(token_ids, np.int32)
         bucket = next((bucket for bucket in self.buckets if ids.ndim == 2 and ids.shape[1] <= bucket), None)
@@ -63,7 +66,11 @@ class Session:
         padded = np.zeros((ids.shape[0], bucket), np.int32)
         padded[:, : ids.shape[1]] = ids
         positions = np.broadcast_to(np.arange(bucket, dtype=np.int32), padded.shape)
-        return self._run(f"prefill_{bucket}", (padded, positions, np.asarray(rows, np.int32)))
+        wanted = np.asarray(rows, np.int32)
+        if wanted.ndim != 2 or not 0 < wanted.shape[1] <= self.logit_rows:
+            raise G4cError("G4C-R054", f"rows {list(wanted.shape)} are not [batch, 1 to {self.logit_rows}]")
+        filled = np.pad(wanted, ((0, 0), (0, self.logit_rows - wanted.shape[1])), mode="edge")
+        return self._run(f"prefill_{bucket}", (padded, positions, filled))[:, : wanted.shape[1]]
 
     def decode(self, token_ids: npt.ArrayLike, positions: npt.ArrayLike) -> Array:
         """One step: logits [batch, 1, vocabulary] for `token_ids` [batch, 1] at `positions` [batch, 1]. G4C-R054."""
