@@ -8,19 +8,17 @@ versions give the same `key`, and a bundle that is there with that key is reused
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import resource
 import shlex
 import sys
-from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from g4c.compile_options import DTYPES, CompileOptions, compile_key, plain, versions
 from g4c.errors import G4cError
-from g4c.ir.types import DType
 from g4c.lowering.neuron.neuronx_cc import TARGETS, neuronx_cc_command
 from g4c.runtime.bundle import BundleWriter, check_target, open_bundle, tensor_json, type_json, weight_json
 
@@ -29,58 +27,14 @@ if TYPE_CHECKING:
     from g4c.frontend.config import ModelConfig
     from g4c.ir.module import Module
 
-# Options that change how g4c works, not what it makes.
-_NOT_IN_KEY = frozenset({"output", "dump_dir", "verify_each", "force", "model"})
-DTYPES = {"bfloat16": DType.BF16, "float32": DType.F32}
-_VERSIONED = ("torch", "transformers", "torch-mlir", "jaxlib", "numpy", "ml_dtypes", "protobuf")
-
-
-@dataclass(frozen=True)
-class CompileOptions:
-    """What to compile and how. `model`: variant name, config.json or checkpoint directory."""
-
-    model: str
-    output: Path
-    tp: int = 1
-    buckets: tuple[int, ...] = (128, 512)
-    batch: int = 1
-    max_context: int = 2048
-    dtype: str = "bfloat16"
-    logit_rows: int = 1
-    target: str = "trn2"
-    pipeline: str | None = None
-    dump_dir: Path | None = None
-    verify_each: bool = True
-    pack_weights: bool = True
-    force: bool = False
-
-    def check(self, config: ModelConfig) -> None:
-        """Refuse what cannot be compiled for `config`: coded errors C002, C004 to C006."""
-        if self.target not in TARGETS:
-            raise _unknown("target", self.target, TARGETS)
-        if self.tp != 1:
-            message = f"--tp {self.tp} is not supported"
-            raise G4cError("G4C-C004", message, help="supported: --tp 1, one logical NeuronCore")
-        problem = self._shape_problem()
-        if problem:
-            raise G4cError("G4C-C005", problem)
-        if self.max_context > config.max_positions:
-            message = f"--max-context {self.max_context} exceeds the model's {config.max_positions} positions"
-            raise G4cError("G4C-C006", message, where=config.source)
-
-    def _shape_problem(self) -> str | None:
-        for name in ("batch", "max_context", "logit_rows"):
-            if getattr(self, name) < 1:
-                return f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}"
-        if not self.buckets or min(self.buckets) < 1:
-            return f"--buckets must name lengths of at least 1, got {','.join(map(str, self.buckets))}"
-        if len(set(self.buckets)) < len(self.buckets):
-            return f"--buckets names a length twice: {','.join(map(str, self.buckets))}"
-        if max(self.buckets) > self.max_context:
-            return f"the bucket {max(self.buckets)} is longer than the context, --max-context {self.max_context}"
-        if self.logit_rows > min(self.buckets):
-            return f"--logit-rows {self.logit_rows} exceeds the smallest bucket, {min(self.buckets)}"
-        return None
+_COMPANIONS = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
 
 
 class Phase(Protocol):
@@ -122,7 +76,7 @@ def compile_model(options: CompileOptions, reporter: Reporter, *, given: frozens
         options.check(config)
         check_target(options.output)
         checkpoint = _open_checkpoint(config, options)
-        run = _Run(options, given, config, _key(options, config), reporter)
+        run = _Run(options, given, config, compile_key(options, config), reporter)
         reporter.plan(5 + len(options.buckets) + (checkpoint is not None))
         phase.result = _describe_config(config)
     reporter.detail(f"options: {_describe_options(options, given)}")
@@ -145,16 +99,20 @@ def _build(run: _Run, writer: BundleWriter, checkpoint: CheckpointIndex | None) 
     with reporter.phase("trace") as phase:
         from g4c.frontend.trace import TraceOptions, trace_programs
 
-        shapes = {"batch": options.batch, "max_context": options.max_context, "buckets": options.buckets}
-        module = trace_programs(
-            run.config, TraceOptions(**shapes, dtype=DTYPES[options.dtype], logit_rows=options.logit_rows)
+        wanted = TraceOptions(
+            batch=options.batch,
+            max_context=options.max_context,
+            buckets=options.buckets,
+            dtype=DTYPES[options.dtype],
+            logit_rows=options.logit_rows,
         )
+        module = trace_programs(run.config, wanted)
         phase.result = _describe_module(module)
     with reporter.phase("passes") as phase:
         pipeline = _run_passes(run, module)
+        writer.write("ir/module.mlir", _text(module))
+        on_cpu = _for_cpu(module)
         phase.result = _describe_module(module)
-    writer.write("ir/module.mlir", _text(module))
-    on_cpu = _for_cpu(module)
     programs = {}
     for function in module.programs:
         with reporter.phase(f"lower {function.name}") as phase:
@@ -168,12 +126,12 @@ def _build(run: _Run, writer: BundleWriter, checkpoint: CheckpointIndex | None) 
             writer.write(path.name, path.read_bytes())
     return {
         "key": run.key,
-        "name": run.config.variant or Path(options.model).name,
+        "name": options.name,
         "variant": run.config.variant,
         "versions": versions(),
         "options": {
             field.name: {
-                "value": _plain(getattr(options, field.name)),
+                "value": plain(getattr(options, field.name)),
                 "origin": "command line" if field.name in run.given else "default",
             }
             for field in dataclasses.fields(options)
@@ -240,7 +198,7 @@ def _lower(run: _Run, writer: BundleWriter, module: Module, name: str, on_cpu: M
         run.reporter.detail(str(finding))
     file = f"programs/{name}.hlo.pb"
     writer.write(file, lowered.hlo_proto)
-    entry = {
+    entry: dict[str, Any] = {
         "file": file,
         "sha256": writer.sha256(file),
         "inputs": [tensor_json(*tensor) for tensor in lowered.inputs],
@@ -267,42 +225,6 @@ def _pack(module: Module, checkpoint: CheckpointIndex, writer: BundleWriter) -> 
     size = pack_weights(writer.place(file), WeightStore(module.weights, checkpoint))
     writer.add(file)
     return f"{len(module.weights)} weights, {_size(size)}"
-
-
-# -- the key -----------------------------------------------------------------------------------------------------------
-
-
-def versions() -> dict[str, str]:
-    """Versions of everything that takes part in a compile."""
-    import importlib.metadata
-    import platform
-
-    import g4c
-
-    found = {package.replace("-", "_"): importlib.metadata.version(package) for package in _VERSIONED}
-    return {"g4c": g4c.__version__, "python": platform.python_version(), **found}
-
-
-def _key(options: CompileOptions, config: ModelConfig) -> str:
-    """SHA-256 over what decides the bundle: options, config, checkpoint files, versions, and g4c's own source."""
-    fields = {field.name: _plain(getattr(options, field.name)) for field in dataclasses.fields(options)}
-    weights: list[object] = []
-    if config.checkpoint is not None and options.pack_weights:
-        for path in sorted(config.checkpoint.iterdir()):
-            status = path.stat()
-            weights.append((path.name, status.st_size, status.st_mtime_ns))
-    source = hashlib.sha256()
-    root = Path(__file__).parent
-    for path in sorted(root.rglob("*.py")):
-        source.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
-    parts = {
-        "options": {name: value for name, value in fields.items() if name not in _NOT_IN_KEY},
-        "config": config.config_json,
-        "checkpoint": weights,
-        "versions": versions(),
-        "source": source.hexdigest(),
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _is_current(run: _Run) -> bool:
@@ -345,7 +267,7 @@ def _describe_config(config: ModelConfig) -> str:
 
 
 def _describe_options(options: CompileOptions, given: frozenset[str]) -> str:
-    values = ((field.name, _plain(getattr(options, field.name))) for field in dataclasses.fields(options))
+    values = ((field.name, plain(getattr(options, field.name))) for field in dataclasses.fields(options))
     return ", ".join(f"{name}={value}{'' if name in given else ' (default)'}" for name, value in values)
 
 
@@ -353,7 +275,10 @@ def _describe_module(module: Module) -> str:
     ops = sum(len(function.ops) for function in module.functions.values())
     weights = sum(weight.type.nbytes for weight in module.weights.values())
     caches = sum(cache.type.nbytes for cache in module.caches.values())
-    return f"{ops} ops, {len(module.weights)} weights {_size(weights)}, {len(module.caches)} caches {_size(caches)}"
+    kinds = sum(function.role == "layer" for function in module.functions.values()) // len(module.programs)
+    layers = f"{kinds} layer kinds, " if kinds else ""
+    tables = f"{len(module.weights)} weights {_size(weights)}, {len(module.caches)} caches {_size(caches)}"
+    return f"{layers}{ops} ops, {tables}"
 
 
 def _size(count: int) -> str:
@@ -366,13 +291,6 @@ def _peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _plain(value: object) -> object:
-    """`value` as JSON has it."""
-    if isinstance(value, tuple):
-        return list(value)
-    return str(value) if isinstance(value, Path) else value
-
-
 def _text(module: Module) -> str:
     from g4c.ir.printer import print_module
 
@@ -381,9 +299,7 @@ def _text(module: Module) -> str:
 
 def _companions(checkpoint: Path) -> list[Path]:
     """Files of a checkpoint that generation needs besides the weights: the tokenizer's."""
-    names = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
-    names = (*names, "chat_template.jinja", "generation_config.json")
-    return [checkpoint / name for name in names if (checkpoint / name).is_file()]
+    return [checkpoint / name for name in _COMPANIONS if (checkpoint / name).is_file()]
 
 
 def _open_checkpoint(config: ModelConfig, options: CompileOptions) -> CheckpointIndex | None:
@@ -395,14 +311,3 @@ def _open_checkpoint(config: ModelConfig, options: CompileOptions) -> Checkpoint
     index = CheckpointIndex.open(config.checkpoint)
     index.check(config)
     return index if options.pack_weights else None
-
-
-def _unknown(what: str, value: str, known: Iterable[str]) -> G4cError:
-    import difflib
-
-    known = list(known)
-    close = difflib.get_close_matches(value, known, n=1)
-    listing = f"one of: {', '.join(known)}"
-    return G4cError(
-        "G4C-C002", f"unknown {what} {value!r}", help=f"did you mean {close[0]!r}? {listing}" if close else listing
-    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,9 @@ from g4c.ir.module import Module
 from g4c.ir.parser import parse_module
 from g4c.ir.printer import print_module
 from g4c.ir.verifier import verify_module
+
+# Commands that tests start find this g4c also where it is not installed.
+os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
 
 
 @pytest.fixture(autouse=True)

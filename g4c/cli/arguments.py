@@ -7,28 +7,10 @@ In: argv. Out: a namespace, or a `G4cError` (C001, C002). Invariant: imports not
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from g4c.errors import G4cError
-
-
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The entry of `known` that `word` was most likely meant to be, if any is close."""
-    import difflib
-
-    matches = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
-    return matches[0] if matches else None
-
-
-def unknown_value(what: str, value: str, known: Iterable[str]) -> G4cError:
-    """The refusal of `value` where one of `known` was expected."""
-    known = list(known)
-    close = nearest(value, known)
-    listing = "one of: " + ", ".join(known)
-    return G4cError(
-        "G4C-C002", f"unknown {what} {value!r}", help=f"did you mean {close!r}? {listing}" if close else listing
-    )
+from g4c.errors.suggest import nearest, unknown_value
 
 
 class Parser(argparse.ArgumentParser):

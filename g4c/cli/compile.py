@@ -41,12 +41,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    from g4c.compiler import CompileOptions, compile_model, next_steps
+    from g4c.compile_options import CompileOptions
+    from g4c.compiler import compile_model, next_steps
 
     given = {name: value for name, value in vars(options).items() if name in CompileOptions.__dataclass_fields__}
     chosen = frozenset(given) | {"model"}
     given["model"] = _model(options)
-    given.setdefault("output", Path("build") / Path(given["model"]).name)
+    given.setdefault("output", Path("build") / Path(given["model"]).resolve().stem)
     reporter = make_reporter(
         quiet=options.quiet, verbose=options.verbose, json=options.json, check=options.interrupts.check
     )

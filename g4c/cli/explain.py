@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 import textwrap
 
-from g4c.cli.arguments import nearest
 from g4c.errors import G4cError, catalogue
+from g4c.errors.suggest import nearest
 
 _EXITS = {1: "user error", 2: "usage", 3: "backend compiler", 4: "verification", 70: "internal bug"}
 

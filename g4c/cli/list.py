@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from g4c.cli.arguments import unknown_value
+from g4c.errors.suggest import unknown_value
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

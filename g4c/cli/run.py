@@ -126,7 +126,8 @@ def _report(generation: Generation, reporter: Reporter) -> None:
         return
     reporter.note(
         f"prefill: {statistics.prompt_tokens} tokens in {statistics.prefill_seconds:.2f} s, "
-        f"bucket {statistics.bucket}, {statistics.prefill_tokens_per_second:.1f} tokens/s; first token after {statistics.first_token_seconds:.2f} s"
+        f"bucket {statistics.bucket}, {statistics.prefill_tokens_per_second:.1f} tokens/s; "
+        f"first token after {statistics.first_token_seconds:.2f} s"
     )
     reporter.note(
         f"decode: {statistics.decode_steps} tokens in {statistics.decode_seconds:.2f} s, "

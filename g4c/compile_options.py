@@ -1,0 +1,121 @@
+"""What to compile and how, and the key that tells whether that has been done.
+
+In: what the user chose. Out: `CompileOptions`, checked against a model; `compile_key`. Invariant: two compiles with the
+same key make the same bundle.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from g4c.errors import G4cError
+from g4c.errors.suggest import unknown_value
+from g4c.ir.types import DType
+from g4c.lowering.neuron.neuronx_cc import TARGETS
+
+if TYPE_CHECKING:
+    from g4c.frontend.config import ModelConfig
+
+# Options that change how g4c works, not what it makes.
+_NOT_IN_KEY = frozenset({"output", "dump_dir", "verify_each", "force", "model"})
+DTYPES = {"bfloat16": DType.BF16, "float32": DType.F32}
+_VERSIONED = ("torch", "transformers", "torch-mlir", "jaxlib", "numpy", "ml_dtypes", "protobuf")
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """What to compile and how. `model`: variant name, config.json or checkpoint directory."""
+
+    model: str
+    output: Path
+    tp: int = 1
+    buckets: tuple[int, ...] = (128, 512)
+    batch: int = 1
+    max_context: int = 2048
+    dtype: str = "bfloat16"
+    logit_rows: int = 1
+    target: str = "trn2"
+    pipeline: str | None = None
+    dump_dir: Path | None = None
+    verify_each: bool = True
+    pack_weights: bool = True
+    force: bool = False
+
+    @property
+    def name(self) -> str:
+        """What the bundle is called: the variant, or the file or directory without its suffix."""
+        return Path(self.model).resolve().stem if Path(self.model).exists() else self.model
+
+    def check(self, config: ModelConfig) -> None:
+        """Refuse what cannot be compiled for `config`: coded errors C002, C004 to C006."""
+        if self.target not in TARGETS:
+            raise unknown_value("target", self.target, TARGETS)
+        if self.tp != 1:
+            message = f"--tp {self.tp} is not supported"
+            raise G4cError("G4C-C004", message, help="supported: --tp 1, one logical NeuronCore")
+        problem = self._shape_problem()
+        if problem:
+            raise G4cError("G4C-C005", problem)
+        if self.max_context > config.max_positions:
+            message = f"--max-context {self.max_context} exceeds the model's {config.max_positions} positions"
+            raise G4cError("G4C-C006", message, where=config.source)
+
+    def _shape_problem(self) -> str | None:
+        for name in ("batch", "max_context", "logit_rows"):
+            if getattr(self, name) < 1:
+                return f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}"
+        if not self.buckets or min(self.buckets) < 1:
+            return f"--buckets must name lengths of at least 1, got {','.join(map(str, self.buckets))}"
+        if len(set(self.buckets)) < len(self.buckets):
+            return f"--buckets names a length twice: {','.join(map(str, self.buckets))}"
+        if max(self.buckets) > self.max_context:
+            return f"the bucket {max(self.buckets)} is longer than the context, --max-context {self.max_context}"
+        if self.logit_rows > min(self.buckets):
+            return f"--logit-rows {self.logit_rows} exceeds the smallest bucket, {min(self.buckets)}"
+        return None
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that takes part in a compile."""
+    import importlib.metadata
+    import platform
+
+    import g4c
+
+    found = {package.replace("-", "_"): importlib.metadata.version(package) for package in _VERSIONED}
+    return {"g4c": g4c.__version__, "python": platform.python_version(), **found}
+
+
+def compile_key(options: CompileOptions, config: ModelConfig) -> str:
+    """SHA-256 over what decides the bundle: options, config, checkpoint files, versions, and g4c's own source."""
+    fields = {field.name: plain(getattr(options, field.name)) for field in dataclasses.fields(options)}
+    weights: list[object] = []
+    if config.checkpoint is not None and options.pack_weights:
+        for path in sorted(config.checkpoint.iterdir()):
+            status = path.stat()
+            weights.append((path.name, status.st_size, status.st_mtime_ns))
+    source = hashlib.sha256()
+    root = Path(__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        source.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    parts = {
+        "options": {name: value for name, value in fields.items() if name not in _NOT_IN_KEY},
+        "name": options.name,
+        "config": config.config_json,
+        "checkpoint": weights,
+        "versions": versions(),
+        "source": source.hexdigest(),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def plain(value: object) -> object:
+    """`value` as JSON has it."""
+    if isinstance(value, tuple):
+        return list(value)
+    return str(value) if isinstance(value, Path) else value
