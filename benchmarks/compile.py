@@ -19,7 +19,7 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from measurement import ChildError, Run, machine, measure, print_machine
+from measurement import ChildError, Run, machine, measure, model, print_machine
 
 MEGABYTE = 1e6
 _STARTUP = ("import", "build on meta")
@@ -27,13 +27,11 @@ _STARTUP = ("import", "build on meta")
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--variant", default="tiny-e2b", help="tiny-e2b, e2b, or whatever g4c compile takes as MODEL")
+    parser.add_argument("--variant", type=model, default="tiny-e2b", help="or e2b, or any MODEL of g4c compile")
     parser.add_argument("--buckets", default="128,512", help="prefill lengths (default 128,512)")
     parser.add_argument("--max-context", type=int, default=2048)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout instead of tables")
     options = parser.parse_args(argv)
-    if Path(options.variant).exists():
-        options.variant = str(Path(options.variant).resolve())
     programs = [*(f"prefill_{bucket}" for bucket in options.buckets.split(",")), "decode"]
     print_machine("at the start")
     load_before = machine()

@@ -47,11 +47,17 @@ class Run:
 
 
 def measure(command: Sequence[str]) -> Run:
-    """Run `command` in the repository's root to its end. Raises ChildError."""
+    """Run `command` in the repository's root to its end. Raises ChildError.
+
+    The child gets a temporary directory of its own: torch, and torch-mlir where it fails, leave files behind.
+    """
     phases: list[Phase] = []
-    with tempfile.TemporaryFile() as stderr:
+    with tempfile.TemporaryFile() as stderr, tempfile.TemporaryDirectory() as scratch:
         start = begin = time.perf_counter()
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=REPOSITORY)
+        environment = {**os.environ, "TMPDIR": scratch}
+        child = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=REPOSITORY, env=environment
+        )
         assert child.stdout is not None
         with child.stdout, _Sampler(child.pid) as sampler:
             for line in child.stdout:
@@ -81,6 +87,11 @@ def print_machine(when: str) -> None:
     """Print `machine()` as a line, to stderr."""
     facts = machine()
     print(f"machine {when}: {facts['cpus']} CPUs, load {facts['load']}", file=sys.stderr, flush=True)
+
+
+def model(text: str) -> str:
+    """An argument that names a model: a variant as it is, a path as it reads from the repository's root."""
+    return str(Path(text).resolve()) if Path(text).exists() else text
 
 
 def _event(line: str) -> dict[str, object]:

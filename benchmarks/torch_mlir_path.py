@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -37,10 +36,7 @@ def main() -> None:
     parser.add_argument("--context", type=int, required=True)
     parser.add_argument("programs", nargs="+", metavar="PROGRAM", help="prefill_<tokens> or decode")
     options = parser.parse_args()
-    # torch and, when it fails, torch-mlir leave files in the temporary directory.
-    with tempfile.TemporaryDirectory() as scratch:
-        tempfile.tempdir = scratch
-        lower(options.model, options.context, options.programs)
+    lower(options.model, options.context, options.programs)
 
 
 def lower(spec: str, context: int, programs: list[str]) -> None:
