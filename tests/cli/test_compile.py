@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from g4c.cli.main import main
+from g4c.cli.progress import Phase, Reporter
+from g4c.frontend.variants import VARIANTS
 from g4c.ir.parser import parse_module
 from g4c.ir.printer import print_module
 from g4c.runtime import bundle as bundle_module
@@ -30,6 +32,16 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess
     return directory, g4c(*SMALL, "-o", "tiny", "--dump-dir", "dump", cwd=directory)
 
 
+@pytest.fixture(scope="module")
+def shallow(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A compile of the first ten layers, five of which share K/V: quick, and with every layer kind of tiny-e2b."""
+    config = VARIANTS["tiny-e2b"].config_json()
+    layers = {"num_hidden_layers": 10, "layer_types": config["layer_types"][:10], "num_kv_shared_layers": 5}
+    path = tmp_path_factory.mktemp("shallow") / "shallow.json"
+    path.write_text(json.dumps({**config, **layers}))
+    return ["compile", "--config", str(path), "--buckets", "16", "--max-context", "64"]
+
+
 def g4c(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "g4c", *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
@@ -41,7 +53,7 @@ def test_stdout_is_the_product_and_stderr_the_progress(
     directory, done = compiled
     assert done.returncode == 0, done.stderr
     assert done.stdout == "tiny\n"
-    lines = done.stderr.splitlines()
+    lines = [line for line in done.stderr.splitlines() if ": running for " not in line]
     for number, (phase, line) in enumerate(zip(PHASES, lines, strict=False), 1):
         assert line.startswith(f"[{number}/{len(PHASES)}] {phase} "), line
         assert line.endswith(" s"), line
@@ -103,10 +115,10 @@ def test_every_dump_parses_back_and_the_last_is_what_was_lowered(
 
 
 def test_the_same_compile_is_reused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    shallow: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main([*SMALL, "-o", "b"]) == 0
+    assert main([*shallow, "-o", "b"]) == 0
     capsys.readouterr()
 
     def manifest_after(*arguments: str) -> tuple[list[str], Any]:
@@ -119,52 +131,83 @@ def test_the_same_compile_is_reused(
         assert rewritten == ("trace" in phases)
         return phases, open_bundle(tmp_path / "b").manifest
 
-    phases, first = manifest_after(*SMALL)
+    phases, first = manifest_after(*shallow)
     assert phases == ["load config"]
-    phases, forced = manifest_after(*SMALL, "--force")
+    phases, forced = manifest_after(*shallow, "--force")
     assert phases == PHASES
     volatile = ("files", "options")
     assert {key: value for key, value in forced.items() if key not in volatile} == {
         key: value for key, value in first.items() if key not in volatile
     }
-    phases, other = manifest_after(*SMALL, "--dtype", "float32")
+    phases, other = manifest_after(*shallow, "--dtype", "float32")
     assert phases == PHASES
     assert other["key"] != first["key"]
     assert other["dtype"] == "f32"
     program = tmp_path / "b/programs/decode.hlo.pb"
     program.write_bytes(program.read_bytes()[:-1])
-    phases, _ = manifest_after(*SMALL, "--dtype", "float32")
+    phases, _ = manifest_after(*shallow, "--dtype", "float32")
     assert phases == PHASES
 
 
-@pytest.mark.parametrize("phase", PHASES)
-def test_an_interrupt_leaves_nothing_behind(tmp_path: Path, phase: str) -> None:
-    command = [sys.executable, "-m", "g4c", *SMALL, "-o", "out/b", "--json"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+def interrupted(command: list[str], phase: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run `g4c command --json` and send it SIGINT when `phase` begins."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "g4c", *command, "--json"],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
         assert running.stdout is not None
         for line in running.stdout:
             event = json.loads(line)
             if event["event"] == "begin" and event["phase"] == phase:
                 running.send_signal(signal.SIGINT)
-                break
-        else:
-            pytest.fail(f"there was no phase {phase}")
-        _, errors = running.communicate(timeout=120)
-    assert running.returncode == 130, errors
-    assert errors.endswith("interrupted\n")
-    assert "Traceback" not in errors
+        assert running.stderr is not None
+        return subprocess.CompletedProcess(command, running.wait(), "", running.stderr.read())
+
+
+def test_ctrl_c_while_frameworks_are_loading(tmp_path: Path) -> None:
+    done = interrupted([*SMALL, "-o", "out/b"], "trace", tmp_path)
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.endswith("interrupted\n")
+    assert "Traceback" not in done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_ctrl_c_in_every_phase(
+    shallow: list[str],
+    phase: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    begin = Reporter._begin
+
+    def press(self: Reporter, running: Phase) -> None:
+        begin(self, running)
+        if running.name == phase:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Reporter, "_begin", press)
+    assert main([*shallow, "-o", "out/b"]) == 130
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.endswith("interrupted\n")
     assert os.listdir(tmp_path) == []
 
 
 def test_a_full_disk_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    shallow: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(bundle_module.os, "fsync", full)
-    assert main([*SMALL, "-o", "out/b"]) == 1
+    assert main([*shallow, "-o", "out/b"]) == 1
     assert "error[G4C-R108]: no space left on the disk" in capsys.readouterr().err
     assert os.listdir(tmp_path) == []
 
