@@ -203,6 +203,19 @@ def test_attention_with_huge_scores() -> None:
     np.testing.assert_allclose(found, np.full((1, 1, 1, 4), 2 + 1 / (1 + np.exp(6.0))), rtol=1e-4)
 
 
+def test_probabilities_are_rounded_before_they_meet_the_values() -> None:
+    """As Hugging Face does: softmax in f32, then the operands' type. Values that cancel make the rounding show."""
+    bf16 = DType.BF16.numpy
+    q, k = np.ones((1, 1, 1, 1), bf16), np.array([1.0, 0.0], bf16).reshape(1, 2, 1, 1)
+    values = np.array([256.0, -696.0], bf16).reshape(1, 2, 1, 1)
+    op = AttentionOp(v("1x1x1x1xbf16"), v("1x2x1x1xbf16"), v("1x2x1x1xbf16"), v("1x1xi32"), 1.0, 0, 2)
+    found = op.reference(q, k, values, np.array([[1]], np.int32))
+    probabilities = torch.softmax(torch.tensor([1.0, 0.0]), 0).bfloat16().float()
+    expected = (probabilities * torch.tensor([256.0, -696.0])).sum().bfloat16()
+    assert found.item() == expected.item()
+    assert abs(found.item()) > 0.3, "unrounded, the values cancel to less than 0.02"
+
+
 @pytest.mark.parametrize("index", [-1, 5])
 def test_indices_outside_their_table_are_errors(index: int) -> None:
     """numpy would take -1 for the last row."""
