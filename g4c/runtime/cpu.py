@@ -28,9 +28,11 @@ Buffer = Any
 
 # By default XLA hands sums of products to a library, which is slow where one row meets a bf16 weight. The loops that
 # LLVM makes of them instead read the weight once, at memory speed. The library keeps the dots, which it is good at.
+# By default XLA also starts all pieces of a split product before it finishes one, so that their temporaries add up.
 _COMPILE_FLAGS = (
     ("xla_cpu_experimental_ynn_fusion_type", "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"),
     ("xla_cpu_prefer_vector_width", 512),
+    ("xla_cpu_scheduler_type", "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"),
 )
 
 

@@ -130,6 +130,44 @@ def test_a_bound_array_is_never_written_through_an_alias(client: cpu.CpuClient) 
     assert not array.any()
 
 
+def test_pieces_of_a_split_product_take_turns_in_one_temporary(client: cpu.CpuClient) -> None:
+    pieces, rows, steps, lanes = 4, 4096, 12, 128
+    body = [
+        f"%ones = stablehlo.constant dense<1.0> : tensor<1x{lanes}xf32>",
+        "%zero = stablehlo.constant dense<0.0> : tensor<f32>",
+        f"%x3 = stablehlo.broadcast_in_dim %x, dims = [1, 2]"
+        f" : (tensor<{steps}x{lanes}xf32>) -> tensor<{rows}x{steps}x{lanes}xf32>",
+    ]
+    for piece in range(pieces):
+        body.append(f"""
+            %s{piece} = stablehlo.slice %w [{piece * rows}:{(piece + 1) * rows}, 0:{steps}, 0:{lanes}]
+                : (tensor<{pieces * rows}x{steps}x{lanes}xbf16>) -> tensor<{rows}x{steps}x{lanes}xbf16>
+            %w{piece} = stablehlo.convert %s{piece}
+                : (tensor<{rows}x{steps}x{lanes}xbf16>) -> tensor<{rows}x{steps}x{lanes}xf32>
+            %p{piece} = stablehlo.multiply %w{piece}, %x3 : tensor<{rows}x{steps}x{lanes}xf32>
+            %r{piece} = stablehlo.reduce(%p{piece} init: %zero) applies stablehlo.add across dimensions = [1]
+                : (tensor<{rows}x{steps}x{lanes}xf32>, tensor<f32>) -> tensor<{rows}x{lanes}xf32>
+            %y{piece} = stablehlo.dot_general %ones, %r{piece}, contracting_dims = [1] x [1]
+                : (tensor<1x{lanes}xf32>, tensor<{rows}x{lanes}xf32>) -> tensor<1x{rows}xf32>""")
+    results = ", ".join([f"tensor<1x{rows}xf32>"] * pieces)
+    proto = program(
+        "\n".join(body),
+        f"%x: tensor<{steps}x{lanes}xf32>, %w: tensor<{pieces * rows}x{steps}x{lanes}xbf16>",
+        results,
+        ", ".join(f"%y{piece}" for piece in range(pieces)),
+        Signature(("x",), tuple(f"y{piece}" for piece in range(pieces)), (), ("w",)),
+    )
+    executable = client.compile(proto, "split")
+    sums = rows * lanes * 4
+    assert sums <= executable.temporary_bytes < 1.5 * sums
+    x = np.ones((steps, lanes), np.float32)
+    w = np.arange(pieces * rows).reshape(-1, 1, 1) % 7 * np.ones((1, steps, lanes))
+    found = np.concatenate(
+        [cpu.array_of(y)[0] for y in executable.execute([client.copy(x), client.copy(w.astype(BF16))])]
+    )
+    assert np.array_equal(found, np.arange(pieces * rows) % 7 * steps * lanes)
+
+
 def test_the_number_of_threads_is_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NPROC", "2")
     seen = []
