@@ -17,6 +17,7 @@ from g4c.errors import G4cError
 if TYPE_CHECKING:
     from g4c.ir.types import Array
     from g4c.runtime.bundle import Bundle
+    from g4c.runtime.weights import Provider
 
 
 def add_weight_options(parser: argparse.ArgumentParser) -> None:
@@ -28,27 +29,39 @@ def add_weight_options(parser: argparse.ArgumentParser) -> None:
 
 def open_weights(options: argparse.Namespace, bundle: Bundle) -> tuple[Mapping[str, Array], str]:
     """The weights of `bundle` by symbol, and a few words on where they come from. Errors: C010, F0xx, R0xx."""
+    from g4c.runtime.weights import WeightStore, open_packed
+
+    if options.random_weights is None and options.checkpoint is None:
+        return open_packed(_packed(bundle), bundle.weights), "packed in the bundle"
+    origin = f"random, seed {options.random_weights}" if options.checkpoint is None else options.checkpoint
+    return WeightStore(bundle.weights, open_provider(options, bundle)), origin
+
+
+def open_provider(options: argparse.Namespace, bundle: Bundle) -> Provider:
+    """The tensors of the model as a checkpoint stores them, from the same place. Errors: C010, F0xx, R0xx."""
     seed, checkpoint = options.random_weights, options.checkpoint
     if seed is not None and checkpoint is not None:
         raise G4cError("G4C-C010", "--random-weights and --checkpoint are given", help="give one of them")
     if seed is not None:
         from g4c.runtime.random_weights import RandomWeights
-        from g4c.runtime.weights import WeightStore
 
-        return WeightStore(bundle.weights, RandomWeights(seed)), f"random, seed {seed}"
+        return RandomWeights(seed)
     if checkpoint is not None:
         from g4c.frontend.checkpoint import CheckpointIndex
         from g4c.frontend.config import load_model_config
-        from g4c.runtime.weights import WeightStore
 
         index = CheckpointIndex.open(Path(checkpoint))
         index.check(load_model_config(checkpoint))
-        return WeightStore(bundle.weights, index), checkpoint
+        return index
+    from g4c.runtime.weights import PackedTensors, open_packed
+
+    return PackedTensors(open_packed(_packed(bundle), bundle.weights), bundle.weights)
+
+
+def _packed(bundle: Bundle) -> Path:
     if not bundle.packed_weights:
         message = "the bundle was compiled without a checkpoint and holds no weights"
         raise G4cError(
             "G4C-C010", message, help="give --random-weights SEED or --checkpoint DIR", where=str(bundle.path)
         )
-    from g4c.runtime.weights import open_packed
-
-    return open_packed(bundle.packed_weights[0], bundle.weights), "packed in the bundle"
+    return bundle.packed_weights[0]

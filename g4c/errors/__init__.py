@@ -1,7 +1,8 @@
 """Coded errors: every way in which g4c refuses, one class, one catalogue.
 
-A refusal is a `G4cError` with a code (`G4C-F001`), one line saying what is wrong, and as far as known where it is and what to do.
-The catalogue (`entry(code)`) is split by stage: F frontend, V verifier, P pass, L lowering, N neuronx-cc, R runtime, C command line.
+A refusal is a `G4cError` with a code (`G4C-F001`), one line saying what is wrong, and as far as known where it is and
+what to do. The catalogue (`entry(code)`) is split by stage: F frontend, V verifier, P pass, L lowering, N neuronx-cc,
+R runtime, C command line.
 Invariant: no error is raised with a code that `g4c explain` cannot explain.
 """
 

@@ -29,6 +29,10 @@ CATALOGUE: dict[str, Entry] = {
         "The file of packed weights lacks a weight that the program needs, or holds it in another shape or dtype.",
     ),
     # R050 to R099: the CPU backend, the engine, sampling, tokenizers.
+    "G4C-R006": Entry(
+        "a tensor is not in the packed weights as it was stored",
+        "A pass recorded a transform for it, so the bundle holds only the result. Name the checkpoint it came from.",
+    ),
     "G4C-R050": Entry(
         "no CPU backend",
         "jaxlib is missing or is not the version that g4c was made for. The CPU backend uses entry points of jaxlib "
@@ -140,5 +144,10 @@ CATALOGUE: dict[str, Entry] = {
         "cannot write the bundle",
         "The operating system refused a write (permissions, a read-only or failing disk). What had been written was"
         " removed; an earlier bundle in the same place is untouched.",
+    ),
+    # R120 to R129: verification.
+    "G4C-R120": Entry(
+        "the bundle's IR cannot be compared layer by layer",
+        "A layer is compared where it is one call. The bundle was compiled with a pipeline without specialize-layers.",
     ),
 }

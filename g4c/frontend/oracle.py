@@ -1,7 +1,7 @@
 """Hugging Face's own model on given weights: the oracle that g4c's output is measured against.
 
-In: a config, and arrays by decoder-relative tensor name. Out: a `Gemma4ForCausalLM` in eval mode with eager attention that shares
-memory with the arrays (nothing is copied, so a full-size model fits beside a running session).
+In: a config, and arrays by decoder-relative tensor name. Out: a `Gemma4ForCausalLM` in eval mode with eager attention
+that shares memory with the arrays (nothing is copied, so a full-size model fits beside a running session).
 Invariant: no parameter and no persistent buffer keeps a value that the arrays did not give.
 """
 
@@ -33,9 +33,7 @@ def build_oracle(config: ModelConfig, tensors: Tensors, dtype: DType) -> Gemma4F
     with torch.device("meta"):
         model = Gemma4ForCausalLM(text_config)
     state = {
-        name: _as_torch(tensors(name.removeprefix("model.")))
-        for name in model.state_dict()
-        if name != "lm_head.weight"
+        name: _as_torch(tensors(name.removeprefix("model."))) for name in model.state_dict() if name != "lm_head.weight"
     }
     state["lm_head.weight"] = state["model.embed_tokens.weight"]
     model.load_state_dict(state, strict=True, assign=True)

@@ -1,4 +1,4 @@
-"""split-matvec: the form of a bf16 matrix-vector product that XLA's CPU backend runs at memory speed. For the CPU target only."""
+"""split-matvec: the form of a bf16 matrix-vector product that XLA's CPU backend runs at memory speed."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _SCRATCH_BYTES = 16 << 20
 class SplitMatvec(Pass):
     """Rewrite a one-row bf16 linear as multiply, reduce over a short axis, and an f32 product with a row of ones.
 
-    XLA's CPU backend runs a one-row bf16 dot one element at a time (about 1 GB/s of weights on two cores); this form it unrolls and
-    vectorizes (25 to 35 GB/s). k is split into 12 or 8 steps of a multiple of 16 lanes; rows of the weight go in pieces, so that the
-    f32 partial sums [n, lanes] stay in the cache. Sums are in f32, in another order; the result is rounded once, as before.
-    A linear with more rows, in f32, or whose k does not split stays as it is.
+    For the CPU target only. XLA's CPU backend runs a one-row bf16 dot one element at a time; this form it unrolls and
+    vectorizes. k is split into 12 or 8 steps of a multiple of 16 lanes; rows of the weight go in pieces, so that the
+    f32 partial sums [n, lanes] stay in the cache. Sums are in f32, in another order; the result is rounded once, as
+    before. A linear with more rows, in f32, or whose k does not split stays as it is.
 
     before:  %2 = "g4.linear"(%x, %w) : (tensor<1x1x1536xbf16>, tensor<256x1536xbf16>) -> tensor<1x1x256xbf16>
     after:   %3 = "g4.reshape"(%w) : (tensor<256x1536xbf16>) -> tensor<256x12x128xbf16>

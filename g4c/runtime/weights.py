@@ -163,3 +163,26 @@ def open_packed(path: Path, weights: Mapping[str, Weight] | None = None) -> Pack
                 help="pack the weights again",
             )
     return PackedWeights(file)
+
+
+class PackedTensors:
+    """A provider of the tensors that a packed file holds as the checkpoint stored them."""
+
+    def __init__(self, packed: PackedWeights, weights: Mapping[str, Weight]) -> None:
+        self._packed = packed
+        self._symbols = {
+            weight.sources[0].key: name
+            for name, weight in weights.items()
+            if len(weight.sources) == 1 and not weight.transforms
+        }
+
+    def stored(self, source: Source) -> Array:
+        """The tensor of `source`; G4C-R006 where the file holds it only in a transformed form, or not at all."""
+        symbol = self._symbols.get(source.key)
+        if symbol is None:
+            raise G4cError(
+                "G4C-R006",
+                f"tensor {source.key} is not in the packed weights as the checkpoint stored it",
+                help="give --checkpoint DIR",
+            )
+        return self._packed[symbol]

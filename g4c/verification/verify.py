@@ -1,0 +1,136 @@
+"""`g4c verify`: the programs of a bundle against Hugging Face's model on the same weights.
+
+In: a bundle, weights. Out: a `Verification`: one comparison per prompt length (its positions and the decode steps after
+it), and per layer if asked. The prompt is random tokens; one Hugging Face forward over the longest gives the logits of
+all shorter ones, too. Invariant: what is compared comes from the bundle's own programs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from g4c.errors import G4cError
+from g4c.frontend.config import ModelConfig, decoder_tensors
+from g4c.frontend.oracle import Tensors, all_logits, build_oracle, layer_outputs
+from g4c.ir.interpreter import interpret
+from g4c.ir.op import Op
+from g4c.ir.ops import CallOp
+from g4c.ir.parser import parse_module
+from g4c.ir.types import Array, DType, TensorType
+from g4c.ir.weights import Source
+from g4c.runtime.bundle import Bundle
+from g4c.runtime.session import Session
+from g4c.runtime.weights import Provider
+from g4c.verification.logits import program_logits
+from g4c.verification.measures import Comparison, compare, relative_rms
+
+DECODE_STEPS = 64
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """Relative RMS error of the hidden states after decoder layer `layer`, over a whole prompt."""
+
+    layer: int
+    rms: float
+
+
+@dataclass(frozen=True)
+class Verification:
+    """`reference`: dtype of the Hugging Face run that the bundle was compared with."""
+
+    reference: str
+    comparisons: tuple[Comparison, ...]
+    layers: tuple[LayerError, ...] = ()
+
+    @property
+    def passes(self) -> bool:
+        return all(comparison.passes for comparison in self.comparisons)
+
+
+def default_lengths(bundle: Bundle, window: int) -> tuple[int, ...]:
+    """1; below, at and past every bucket and the window; one length that needs decode far past the largest bucket."""
+    edges = [length + step for length in (*bundle.prefill_buckets, window) for step in (-1, 0, 1)]
+    longest = bundle.max_context - DECODE_STEPS
+    return tuple(sorted({n for n in (1, *edges, min(longest, 2 * window + 276)) if 1 <= n <= longest}))
+
+
+def verify_session(
+    session: Session,
+    tensors: Callable[[DType], Tensors],
+    config: ModelConfig,
+    lengths: tuple[int, ...],
+    *,
+    seed: int = 0,
+    report: Callable[[Comparison], None] = lambda _: None,
+) -> Verification:
+    """Compare prompts of `lengths` tokens and up to 64 decode steps after each. `tensors(dtype)`: the model's tensors,
+    rounded to the bundle's dtype, then held in `dtype`."""
+    bundle = session.bundle
+    ends = {length: min(length + DECODE_STEPS, bundle.max_context) for length in lengths}
+    total = max(ends.values())
+    tokens = np.random.default_rng(seed).integers(0, bundle.vocabulary, total)
+    dtype = bundle.dtype
+    reference = DType.F32 if _fits_in_memory(config, DType.F32) else dtype
+    wanted = all_logits(build_oracle(config, tensors(reference), reference), tokens[None])[0]
+    peer = None
+    if dtype != DType.F32:
+        own = reference == dtype
+        peer = wanted if own else all_logits(build_oracle(config, tensors(dtype), dtype), tokens[None])[0]
+    comparisons = []
+    for length in lengths:
+        end = ends[length]
+        found = program_logits(session, tokens[:end].tolist(), length, range(end))
+        label = f"{length} + {end - length}"
+        comparisons.append(compare(label, found, wanted[:end], None if peer is None else peer[:end]))
+        report(comparisons[-1])
+    return Verification(reference.mlir, tuple(comparisons))
+
+
+def verify_layers(
+    bundle: Bundle, weights: Mapping[str, Array], tensors: Callable[[DType], Tensors], config: ModelConfig
+) -> tuple[LayerError, ...]:
+    """The bundle's IR of its smallest prefill program, in the reference interpreter, against Hugging Face's layers."""
+    module = parse_module((bundle.path / "ir" / "module.mlir").read_text(), file="ir/module.mlir")
+    bucket = bundle.prefill_buckets[0]
+    program = module.functions[f"prefill_{bucket}"]
+    tokens = np.random.default_rng(0).integers(0, bundle.vocabulary, (bundle.batch, bucket)).astype(np.int32)
+    given = {"token_ids": tokens, "positions": np.broadcast_to(np.arange(bucket, dtype=np.int32), tokens.shape)}
+    inputs = {p.name: given.get(p.name, np.zeros(p.type.shape, p.type.dtype.numpy)) for p in program.params}
+    found: list[Array] = []
+
+    def observe(function: str, op: Op, results: tuple[Array, ...]) -> None:
+        if function == program.name and isinstance(op, CallOp):
+            found.append(next(array for array in results if array.ndim == 3)[:1].astype(np.float32))
+
+    interpret(module, program.name, inputs, weights, observe=observe)
+    wanted = layer_outputs(build_oracle(config, tensors(DType.F32), DType.F32), tokens[:1])
+    if len(found) != len(wanted):
+        message = f"the bundle's IR has {len(found)} layer calls for {len(wanted)} layers"
+        raise G4cError("G4C-R120", message, help="compile with specialize-layers in the pipeline")
+    return tuple(LayerError(i, relative_rms(a, b)) for i, (a, b) in enumerate(zip(found, wanted, strict=True)))
+
+
+def stored_tensors(provider: Provider, config: ModelConfig, stored: DType) -> Callable[[DType], Tensors]:
+    """The model's tensors as the bundle sees them, rounded to `stored`, in the dtype that is asked for."""
+    shapes = decoder_tensors(config)
+
+    def in_dtype(dtype: DType) -> Tensors:
+        def tensor(name: str) -> np.ndarray:
+            array = provider.stored(Source(name, TensorType(shapes[name], stored)))
+            return array.astype(stored.numpy, copy=False).astype(dtype.numpy, copy=False)
+
+        return tensor
+
+    return in_dtype
+
+
+def _fits_in_memory(config: ModelConfig, dtype: DType) -> bool:
+    """Whether the model in `dtype` takes less than 40 % of the machine's memory; the session's copy is there, too."""
+    elements = sum(int(np.prod(shape)) for shape in decoder_tensors(config).values())
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return elements * dtype.bits // 8 < 0.4 * machine
