@@ -12,6 +12,12 @@ from pathlib import Path
 import pytest
 
 from g4c.cli.main import main, make_parser
+from g4c.frontend.config import load_model_config
+from g4c.frontend.trace import TraceOptions, trace_programs
+from g4c.ir.printer import print_function
+from g4c.passes.manager import PipelineOptions, run_pipeline
+from g4c.passes.pipeline import parse_pipeline
+from g4c.passes.pipelines import DEFAULT_PIPELINE
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -71,3 +77,13 @@ def test_links_and_folders_exist(path: Path) -> None:
     missing = [str(target) for target in [*links, *(ROOT / name for name in names)] if not target.exists()]
     missing = [name for name in missing if "verb_noun" not in name]
     assert not missing
+
+
+def test_the_ir_in_the_readme_is_what_a_compile_of_e2b_makes() -> None:
+    (excerpt,) = blocks(ROOT / "README.md", "mlir")
+    module = trace_programs(load_model_config("e2b"), TraceOptions(buckets=(1,)))
+    run_pipeline(module, parse_pipeline(DEFAULT_PIPELINE), PipelineOptions(verify_each=False))
+    lines = [line.strip() for line in print_function(module.functions["decode.sliding_shared"])]
+    assert "\n".join(lines[2:7]) == excerpt.rstrip()
+    calls = [name for name in module.callees(module.functions["decode"]) if name == "decode.sliding_shared"]
+    assert len(calls) == 16
