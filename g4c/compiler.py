@@ -111,7 +111,7 @@ def _build(run: _Run, writer: BundleWriter, checkpoint: CheckpointIndex | None) 
     with reporter.phase("passes") as phase:
         pipeline = _run_passes(run, module)
         writer.write("ir/module.mlir", _text(module))
-        on_cpu = _for_cpu(module)
+        on_cpu = _for_cpu(run, module)
         phase.result = _describe_module(module)
     programs = {}
     for function in module.programs:
@@ -164,14 +164,16 @@ def _run_passes(run: _Run, module: Module) -> str:
     return report.pipeline
 
 
-def _for_cpu(module: Module) -> Module:
-    """`module` in the form that the CPU backend runs fastest."""
+def _for_cpu(run: _Run, module: Module) -> Module:
+    """`module` in the form that the CPU backend runs fastest. Its dumps go into a directory of their own, `cpu`."""
     from g4c.passes.manager import PipelineOptions, run_pipeline
     from g4c.passes.pipeline import parse_pipeline
     from g4c.passes.pipelines import CPU_PIPELINE
 
     copy = module.copy()
-    run_pipeline(copy, parse_pipeline(CPU_PIPELINE), PipelineOptions())
+    dump_dir = None if run.options.dump_dir is None else run.options.dump_dir / "cpu"
+    watch = PipelineOptions(verify_each=run.options.verify_each, dump_dir=dump_dir, sink=run.reporter.detail)
+    run_pipeline(copy, parse_pipeline(CPU_PIPELINE), watch)
     return copy
 
 
