@@ -23,6 +23,17 @@ from g4c.errors import G4cError
 
 VERBS = (compile_verb, run, verify, opt, list_verb, explain)
 INTERNAL_BUG = 70
+# What the operating system says about a path that the user chose.
+_REFUSALS = (
+    errno.EACCES,
+    errno.EEXIST,
+    errno.EIO,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,6 +86,8 @@ def _report(error: BaseException, *, as_json: bool) -> int:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = str(error.filename) if error.filename else None
         error = G4cError("G4C-C009", "no space left on the disk", where=where, help="free some space and run it again")
+    elif isinstance(error, OSError) and error.errno in _REFUSALS and error.filename is not None:
+        error = G4cError("G4C-C013", f"{error.strerror}: {error.filename}")
     if isinstance(error, G4cError):
         if as_json:
             _event(

@@ -74,4 +74,9 @@ CATALOGUE: dict[str, Entry] = {
         "after it was compiled.",
         4,
     ),
+    "G4C-C013": Entry(
+        "file refused by the operating system",
+        "A file or directory that g4c was told to use cannot be: no permission, a read-only or failing disk, a file "
+        "where a directory is needed or the other way round. The message quotes the reason.",
+    ),
 }

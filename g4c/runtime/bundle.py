@@ -283,7 +283,7 @@ class BundleWriter:
             os.close(self._lock)
         else:
             self._abandon()
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and self._is_ours(error):
             raise writing_error(error, self.target) from error
 
     def write(self, name: str, data: bytes | str) -> Path:
@@ -343,6 +343,10 @@ class BundleWriter:
         self._committed = True
         if replaced:
             _remove(self._old)
+
+    def _is_ours(self, error: OSError) -> bool:
+        """Whether `error` is about a file of the bundle; errors of descriptors name no file."""
+        return error.filename is None or Path(str(error.filename)).is_relative_to(self.directory)
 
     def _make_parents(self) -> None:
         missing = [parent for parent in self.target.parents if not parent.exists()]
