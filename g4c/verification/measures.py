@@ -51,7 +51,8 @@ class Comparison:
 
 def compare(label: str, found: np.ndarray, wanted: np.ndarray, peer: np.ndarray | None = None) -> Comparison:
     """Compare logits `found` with HF's f32 logits `wanted`, [positions, V]; `peer`: HF's in bf16, or None."""
-    found, wanted = np.nan_to_num(found.astype(np.float32), nan=np.inf), wanted.astype(np.float32)
+    found, wanted = found.astype(np.float32), wanted.astype(np.float32)
+    found = np.where(np.isfinite(found), found, np.float32(np.inf))
     noise = np.zeros(len(wanted), np.float32) if peer is None else 2 * np.abs(peer - wanted).max(axis=-1)
     top = np.partition(wanted, -2, axis=-1)[:, -2:]
     same = found.argmax(axis=-1) == wanted.argmax(axis=-1)

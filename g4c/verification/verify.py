@@ -55,7 +55,7 @@ class Verification:
 def default_lengths(bundle: Bundle, window: int) -> tuple[int, ...]:
     """1; below, at and past every bucket and the window; one length that needs decode far past the largest bucket."""
     edges = [length + step for length in (*bundle.prefill_buckets, window) for step in (-1, 0, 1)]
-    longest = bundle.max_context - DECODE_STEPS
+    longest = max(1, bundle.max_context - DECODE_STEPS)
     return tuple(sorted({n for n in (1, *edges, min(longest, 2 * window + 276)) if 1 <= n <= longest}))
 
 

@@ -115,7 +115,7 @@ def test_random_weights_are_the_same_model_in_every_dtype() -> None:
 
 def test_random_statistics_by_role() -> None:
     store = tiny_store(DType.F32)
-    ranges = {"q_norm.weight": (0.1, 0.2), "k_norm.weight": (0.1, 0.2), "layer_scalar": (0.2, 0.9)}
+    ranges = {"q_norm.weight": (0.1, 0.2), "k_norm.weight": (0.1, 0.2), "layer_scalar": (0.5, 0.9)}
     scalars = []
     for name, array in store.items():
         if array.ndim == 1:
@@ -130,8 +130,8 @@ def test_random_statistics_by_role() -> None:
         deviation = 1 / 16 if name == "embed_tokens_per_layer.weight" else array.shape[1] ** -0.5
         assert array.std() == pytest.approx(deviation, rel=5 * (2 * array.size) ** -0.5), name
         assert abs(array.mean()) < 5 * deviation * array.size**-0.5, name
-    assert len(set(scalars)) > 30
-    assert max(scalars) - min(scalars) > 0.5
+    assert len(set(scalars)) > 25
+    assert max(scalars) - min(scalars) > 0.3
 
 
 def test_random_matrices_look_normal() -> None:

@@ -1,0 +1,81 @@
+"""The verdict of a comparison: what it lets through and what it does not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from g4c.verification.measures import compare, cosine, relative_rms
+
+RNG = np.random.default_rng(0)
+WANTED = RNG.standard_normal((50, 200)).astype(np.float32) * 5
+
+
+def noisy(scale: float, seed: int = 1) -> np.ndarray:
+    return WANTED + scale * np.random.default_rng(seed).standard_normal(WANTED.shape).astype(np.float32)
+
+
+def test_f32_rounding_passes_and_one_bad_position_does_not() -> None:
+    found = noisy(1e-5)
+    assert compare("a", found, WANTED).passes
+    found[37, 3] += 1e-3 * np.abs(WANTED[37]).max()
+    row = compare("a", found, WANTED)
+    assert row.max_relative == pytest.approx(1e-3, rel=0.05)
+    assert not row.passes
+
+
+def test_the_relative_error_is_of_the_largest_logit_of_its_position() -> None:
+    wanted = np.array([[4.0, -8.0], [1.0, 0.5]], np.float32)
+    found = np.array([[4.0, -8.4], [1.01, 0.5]], np.float32)
+    assert compare("a", found, wanted).max_relative == pytest.approx(0.05)
+
+
+def test_a_shift_by_one_position_fails_in_both_dtypes() -> None:
+    shifted = np.roll(WANTED, 1, axis=0)
+    assert not compare("a", shifted, WANTED).passes
+    assert not compare("a", shifted, WANTED, peer=noisy(0.05)).passes
+
+
+def test_bf16_is_measured_by_hugging_faces_own_error() -> None:
+    peer = noisy(0.05)
+    assert compare("a", noisy(0.06, seed=2), WANTED, peer=peer).passes
+    worse = compare("a", noisy(0.1, seed=2), WANTED, peer=peer)
+    assert worse.rms == pytest.approx(2 * (worse.peer_rms or 0), rel=0.05)
+    assert not worse.passes
+
+
+def test_where_hugging_face_keeps_the_cosine_so_must_the_bundle() -> None:
+    peer = noisy(0.001)
+    assert compare("a", noisy(0.01, seed=2), WANTED, peer=peer).passes
+    row = compare("a", noisy(0.2, seed=2), WANTED, peer=peer)
+    assert row.min_cosine < 0.9999
+    assert not row.passes
+
+
+def test_another_argmax_counts_only_where_the_margin_exceeds_the_noise() -> None:
+    wanted = np.array([[1.0, 0.99, 0.0], [1.0, 0.5, 0.0]], np.float32)
+    peer = wanted + np.float32(0.01)
+    near, far = wanted.copy(), wanted.copy()
+    near[0, 1] = 1.001
+    far[1, 1] = 1.001
+    assert compare("a", near, wanted, peer).contested == 0
+    assert compare("a", far, wanted, peer).contested == 1
+    assert compare("a", near, wanted).contested == 1
+    assert not compare("a", far, wanted, peer).passes
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_values_that_are_not_finite_never_pass(bad: float) -> None:
+    found = noisy(0.0)
+    found[3, 7] = bad
+    row = compare("a", found, WANTED)
+    assert not row.passes
+    assert row.min_cosine == -1.0
+    assert relative_rms(found, WANTED) == np.inf
+    assert not compare("a", found, WANTED, peer=noisy(1.0)).passes
+
+
+def test_cosine_of_rows() -> None:
+    a = np.array([[1.0, 0.0], [1.0, 1.0], [2.0, 0.0]])
+    b = np.array([[2.0, 0.0], [1.0, -1.0], [-1.0, 0.0]])
+    assert cosine(a, b).tolist() == pytest.approx([1.0, 0.0, -1.0])

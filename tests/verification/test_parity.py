@@ -1,0 +1,86 @@
+"""A small-width E2B with all 35 layers, real head dims and the real window: the bundle's programs against Hugging Face.
+
+Every position's logits, prompts below, at, past and far past the buckets and the window, and 64 decode steps after each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from g4c.cli.main import main
+from g4c.frontend.config import ModelConfig, load_model_config
+from g4c.frontend.oracle import Tensors
+from g4c.ir.types import DType
+from g4c.runtime.bundle import open_bundle
+from g4c.runtime.random_weights import RandomWeights
+from g4c.runtime.session import Session
+from g4c.runtime.weights import WeightStore
+from g4c.verification.verify import default_lengths, stored_tensors, verify_layers, verify_session
+
+LENGTHS = (1, 127, 128, 129, 511, 512, 513, 1300)
+CONFIG: ModelConfig = load_model_config("tiny-e2b")
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("parity")
+    for dtype in ("float32", "bfloat16"):
+        arguments = ["compile", "tiny-e2b", "-o", str(root / dtype), "--dtype", dtype, "--logit-rows", "128", "-q"]
+        assert main(arguments) == 0
+    return {dtype: root / dtype for dtype in ("float32", "bfloat16")}
+
+
+def session(path: Path) -> Session:
+    bundle = open_bundle(path)
+    return Session(bundle, WeightStore(bundle.weights, RandomWeights(0)))
+
+
+def tensors(stored: DType) -> Callable[[DType], Tensors]:
+    return stored_tensors(RandomWeights(0), CONFIG, stored)
+
+
+def test_f32_logits_of_every_position(bundles: dict[str, Path]) -> None:
+    result = verify_session(session(bundles["float32"]), tensors(DType.F32), CONFIG, LENGTHS)
+    assert [row.positions for row in result.comparisons] == [length + 64 for length in LENGTHS]
+    for row in result.comparisons:
+        assert row.max_relative <= 1e-4, row
+        assert row.contested == 0, row
+        assert row.same_argmax == row.positions, row
+    assert result.passes
+
+
+def test_bf16_error_is_that_of_bf16(bundles: dict[str, Path]) -> None:
+    """Rounding alone costs this random model far more than a cosine of 0.9999, Hugging Face's own bf16 run included."""
+    result = verify_session(session(bundles["bfloat16"]), tensors(DType.BF16), CONFIG, (1, 129, 513, 700))
+    for row in result.comparisons:
+        assert row.contested == 0, row
+        assert row.peer_rms is not None
+        assert row.rms <= 1.5 * row.peer_rms, row
+    assert result.passes
+
+
+def test_another_model_does_not_pass(bundles: dict[str, Path]) -> None:
+    """The same programs on weights that differ in one norm of one layer."""
+    bundle = open_bundle(bundles["float32"])
+    weights = dict(WeightStore(bundle.weights, RandomWeights(0)))
+    weights["layers.9.self_attn.q_norm.weight"] = weights["layers.9.self_attn.q_norm.weight"] * np.float32(1.05)
+    changed = verify_session(Session(bundle, weights), tensors(DType.F32), CONFIG, (129,))
+    assert not changed.passes
+
+
+def test_layer_by_layer(bundles: dict[str, Path]) -> None:
+    bundle = open_bundle(bundles["float32"])
+    store = WeightStore(bundle.weights, RandomWeights(0))
+    layers = verify_layers(bundle, store, tensors(DType.F32), CONFIG)
+    assert [layer.layer for layer in layers] == list(range(35))
+    assert max(layer.rms for layer in layers) < 1e-4
+    assert layers[0].rms < 5e-6
+
+
+def test_default_lengths_lie_around_buckets_and_window(bundles: dict[str, Path]) -> None:
+    lengths = default_lengths(open_bundle(bundles["float32"]), 512)
+    assert lengths == (1, 127, 128, 129, 511, 512, 513, 1300)
