@@ -1,6 +1,6 @@
 """A small-width E2B with all 35 layers, real head dims and the real window: the bundle's programs against Hugging Face.
 
-Every position's logits, prompts below, at, past and far past the buckets and the window, and 64 decode steps after each.
+Logits of every position: prompts below, at, past and far past buckets and window, then 64 decode steps.
 """
 
 from __future__ import annotations
