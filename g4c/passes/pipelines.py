@@ -1,7 +1,7 @@
 """All passes, and the pipelines that g4c runs, on one page.
 
-Out: `PASSES` by name, `DEFAULT_PIPELINE` (what `g4c compile` runs at the GRAPH level), `NEURON_PIPELINE` (what follows
-it for targets that take no calls), `CPU_PIPELINE` (what follows it for the CPU backend). In: nothing.
+In: nothing. Out: `PASSES` by name, `DEFAULT_PIPELINE` (what `g4c compile` runs), `CPU_PIPELINE` (what makes the CPU
+backend's own form of a program).
 """
 
 from __future__ import annotations
@@ -34,8 +34,6 @@ PASSES: dict[str, type[Pass]] = {cls.name: cls for cls in _ALL}
 # computed outside of them; layers before sharing is looked at, so that it is looked at once per kind; merge and clean
 # up last, because dead code is what eliminate-shared-kv reports on.
 DEFAULT_PIPELINE = "canonicalize,precompute-rope,specialize-layers,eliminate-shared-kv,canonicalize,cse,dce"
-
-NEURON_PIPELINE = "inline-layers,cse,dce"
 
 # What makes the CPU backend's own form of a program, on top of the default.
 CPU_PIPELINE = "split-matvec,mask-kv-updates"

@@ -7,6 +7,9 @@ from g4c.passes.manager import PipelineOptions, run_pipeline
 from g4c.passes.numerics import NumericsCheck, difference
 from g4c.passes.pipeline import parse_pipeline
 
+# Undoes specialize-layers.
+FLATTEN = "inline-layers,cse,dce"
+
 
 def run_once(module: Module, pipeline: str) -> dict[str, int]:
     """Run `pipeline` with verification; returns the stats of its last pass."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
+from pass_testing import FLATTEN
 
 from g4c.errors import G4cError
 from g4c.ir.op import Level
@@ -12,7 +13,7 @@ from g4c.passes.canonicalize import Canonicalize
 from g4c.passes.contract import Pass
 from g4c.passes.dce import Dce
 from g4c.passes.pipeline import Pipeline, header_pipeline, parse_pipeline, pipeline_header
-from g4c.passes.pipelines import CPU_PIPELINE, DEFAULT_PIPELINE, NEURON_PIPELINE, PASSES, pass_summaries
+from g4c.passes.pipelines import CPU_PIPELINE, DEFAULT_PIPELINE, PASSES, pass_summaries
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def test_header() -> None:
     assert header_pipeline("module @m") is None
 
 
-@pytest.mark.parametrize("text", [DEFAULT_PIPELINE, NEURON_PIPELINE, CPU_PIPELINE])
+@pytest.mark.parametrize("text", [DEFAULT_PIPELINE, FLATTEN, CPU_PIPELINE])
 def test_the_shipped_pipelines_parse(text: str) -> None:
     assert str(parse_pipeline(text)) == text
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from gemma_like import GemmaLike
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pass_testing import run_checked
+from pass_testing import FLATTEN, run_checked
 
 from g4c.ir.types import DType
-from g4c.passes.pipelines import DEFAULT_PIPELINE, NEURON_PIPELINE
+from g4c.passes.pipelines import DEFAULT_PIPELINE
 
 
 @st.composite
@@ -34,4 +34,4 @@ def test_default_pipeline(model: GemmaLike) -> None:
     run_checked(module, DEFAULT_PIPELINE)
     owners = model.layers - model.shared
     assert list(module.caches) == [f"layers.{i}.{part}" for i in range(owners) for part in "kv"]
-    run_checked(module, NEURON_PIPELINE)
+    run_checked(module, FLATTEN)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pass_testing import FLATTEN
 from torch_mlir import ir
 
 from g4c.frontend.config import load_model_config
@@ -18,7 +19,7 @@ from g4c.ir.types import DType
 from g4c.passes.manager import PipelineOptions, PipelineReport, run_pipeline
 from g4c.passes.numerics import NumericsCheck, difference
 from g4c.passes.pipeline import parse_pipeline
-from g4c.passes.pipelines import DEFAULT_PIPELINE, NEURON_PIPELINE
+from g4c.passes.pipelines import DEFAULT_PIPELINE
 
 LAYERS = 35
 OWNERS = range(15)
@@ -96,7 +97,7 @@ def test_the_pipeline_is_idempotent_and_invertible(traced: Callable[[str], Modul
     run(module, DEFAULT_PIPELINE)
     assert not run(module, DEFAULT_PIPELINE).modified
     wanted = structural_hash(module)
-    run(module, NEURON_PIPELINE)
+    run(module, FLATTEN)
     assert not [op for program in module.programs for op in program.ops_of(ops.CallOp)]
     run(module, DEFAULT_PIPELINE)
     assert structural_hash(module) == wanted
@@ -120,7 +121,7 @@ def test_the_numbers_of_every_pass(dtype: DType) -> None:
     options = TraceOptions(buckets=(16,), max_context=32, batch=2, dtype=dtype)
     module = trace_programs(load_model_config("tiny-e2b"), options)
     check = NumericsCheck(module)
-    steps = parse_pipeline(f"{DEFAULT_PIPELINE},{NEURON_PIPELINE}")
+    steps = parse_pipeline(f"{DEFAULT_PIPELINE},{FLATTEN}")
     for step in steps.entries:
         if run(module, str(step)).modified:
             for program, wanted in check.wanted.items():
