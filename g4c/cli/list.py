@@ -59,6 +59,12 @@ def _passes() -> None:
     _table((name, cls.summary()) for name, cls in PASSES.items())
 
 
+def _rules() -> None:
+    from g4c.frontend.raising import RULES
+
+    _table((rule.name, (type(rule).__doc__ or "").strip().partition("\n")[0]) for rule in RULES)
+
+
 def _ops() -> None:
     from g4c.ir.op import REGISTRY, layout
 
@@ -99,5 +105,6 @@ _TOPICS: dict[str, Callable[[], None]] = {
     "variants": _variants,
     "targets": _targets,
     "passes": _passes,
+    "rules": _rules,
     "ops": _ops,
 }

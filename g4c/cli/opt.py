@@ -1,7 +1,8 @@
-"""Run passes on an IR file and print the result.
+"""Run passes on an IR file and print the result; or say why a raising rule did not match in it.
 
 In: an IR file ("-" is stdin), and a pipeline: --pipeline, or the file's own first line (`// pipeline: ...`, as dumps
-and reproducers have it). Out: the module's text on stdout; everything else on stderr.
+and reproducers have it). Out: the module's text on stdout (with --why-not: one line per op where the rule could have
+started); everything else on stderr.
 """
 
 from __future__ import annotations
@@ -9,8 +10,13 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from g4c.errors import G4cError
+from g4c.errors.suggest import unknown_value
+
+if TYPE_CHECKING:
+    from g4c.ir.module import Module
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--stop-after", metavar="PASS", help="skip the passes after this one")
     add("--time-passes", action="store_true", help="say how long each pass took")
     add("--pass-stats", action="store_true", help="say what each pass did, in numbers")
+    add("--why-not", metavar="RULE", help="only say where and why this rule of raising does not match: g4c list rules")
 
 
 def execute(options: argparse.Namespace) -> int:
@@ -38,6 +45,8 @@ def execute(options: argparse.Namespace) -> int:
     from g4c.passes.pipeline import header_pipeline, parse_pipeline
 
     module = parse_module(text, file=options.file)
+    if options.why_not is not None:
+        return _why_not(module, options.why_not)
     if options.pipeline is not None:
         pipeline = parse_pipeline(options.pipeline)
     else:
@@ -56,6 +65,20 @@ def execute(options: argparse.Namespace) -> int:
     )
     run_pipeline(module, pipeline, watch)
     sys.stdout.write(print_module(module))
+    return 0
+
+
+def _why_not(module: Module, rule: str) -> int:
+    from g4c.frontend.raising import RULES, explain
+
+    names = [known.name for known in RULES]
+    if rule not in names:
+        raise unknown_value("rule", rule, names)
+    explanations = explain(module, rule)
+    for explanation in explanations:
+        print(explanation)
+    if not explanations:
+        print(f"{rule}: it matches everywhere it could start, or there is no such place", file=sys.stderr)
     return 0
 
 

@@ -126,8 +126,7 @@ class RaiseRope(Rule):
 
 
 class RaiseEmbedding(Rule):
-    """A table row times a scalar. The scalar is a constant of the table's type, so the scale is rounded as in the
-    model.
+    """A table row times a scalar constant of the table's type: the scale is rounded as in the model.
 
     before:  %1 = g4.gather(%table, %ids);  %2 = g4.mul(%1, scale)
     after:   %2 = g4.embedding(%ids, %table) {scale}
