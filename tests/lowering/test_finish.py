@@ -208,8 +208,9 @@ def test_xla_runs_the_undamaged_module(finished: bytes) -> None:
 
 @pytest.mark.parametrize("damage", [wrong_dot_shape, wrong_operand_type, drop_layouts, duplicate_id])
 def test_xla_refuses_damage(finished: bytes, damage: Callable[[Any], None]) -> None:
-    with pytest.raises(RuntimeError):
+    with pytest.raises(G4cError) as caught:
         run(edited(finished, damage), ARRAYS)
+    assert caught.value.code == "G4C-R051"
 
 
 @pytest.mark.parametrize("damage", [wrong_dot_shape, wrong_operand_type, duplicate_id])
