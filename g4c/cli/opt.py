@@ -78,7 +78,7 @@ def _why_not(module: Module, rule: str) -> int:
     for explanation in explanations:
         print(explanation)
     if not explanations:
-        print(f"{rule}: it matches everywhere it could start, or there is no such place", file=sys.stderr)
+        print(f"{rule}: it matches everywhere it could start, or there is no such place")
     return 0
 
 
