@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 
-from measurement import REPOSITORY, machine, print_machine
+from measurement import AT_START, REPOSITORY, machine, print_machine
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=10, help="runs of each (default 10)")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout instead of lines")
     options = parser.parse_args(argv)
-    print_machine("at the start")
+    print_machine(AT_START)
     commands = {"python -c pass": ("-c", "pass"), "g4c --help": ("-m", "g4c", "--help")}
     times: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(options.runs):

@@ -19,7 +19,7 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from measurement import ChildError, Run, machine, measure, model, print_machine
+from measurement import AT_END, AT_START, ChildError, Run, machine, measure, model, print_machine
 
 MEGABYTE = 1e6
 _STARTUP = ("import", "build on meta")
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout instead of tables")
     options = parser.parse_args(argv)
     programs = [*(f"prefill_{bucket}" for bucket in options.buckets.split(",")), "decode"]
-    print_machine("at the start")
+    print_machine(AT_START)
     load_before = machine()
     try:
         with tempfile.TemporaryDirectory() as scratch:
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     except ChildError as failure:
         print(failure, file=sys.stderr)
         return 1
-    print_machine("at the end")
+    print_machine(AT_END)
     first = _until_first_program(peer, programs[0])
     ratios = {"all": _ratio(g4c, peer), "first": _ratio(g4c, first)}
     if options.json:

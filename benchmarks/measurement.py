@@ -21,6 +21,8 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SAMPLE_SECONDS = 0.01
+AT_START, AT_END = "at the start", "at the end"
+BUSY_LOAD = 0.7
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -84,9 +86,11 @@ def machine() -> dict[str, object]:
 
 
 def print_machine(when: str) -> None:
-    """Print `machine()` as a line, to stderr."""
+    """Print `machine()` as a line, to stderr. At the start it warns of other work."""
     facts = machine()
     print(f"machine {when}: {facts['cpus']} CPUs, load {facts['load']}", file=sys.stderr, flush=True)
+    if when == AT_START and os.getloadavg()[0] > BUSY_LOAD:
+        print("warning: the machine is busy; what is printed now is not worth comparing", file=sys.stderr, flush=True)
 
 
 def model(text: str) -> str:

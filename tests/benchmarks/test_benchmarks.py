@@ -73,9 +73,9 @@ def test_compile_reports_a_failing_side(tmp_path: Path) -> None:
 
 
 def test_decode_cpu(tmp_path: Path, model: Path) -> None:
-    shapes = ["--buckets", "8,16", "--max-context", "32", "--threads", "1"]
+    shapes = ["--buckets", "8", "--max-context", "32", "--threads", "1"]
     result = run(tmp_path, "decode_cpu", "--variant", model.name, *shapes, "--steps", "3", "--repeat", "1")
-    assert list(result["seconds"]) == ["prefill of 8 tokens", "prefill of 16 tokens"]
+    assert list(result["seconds"]) == ["prefill of 8 tokens"]
     figures = [*result["decode_tokens_per_second"], *(side for sides in result["seconds"].values() for side in sides)]
     assert all(math.isfinite(figure) and figure > 0 for figure in figures)
     assert result["cosine"] > 0.99
