@@ -52,12 +52,14 @@ class CompileOptions:
         return Path(self.model).resolve().stem if Path(self.model).exists() else self.model
 
     def check(self, config: ModelConfig) -> None:
-        """Refuse what cannot be compiled for `config`: coded errors C002, C004 to C006."""
+        """Refuse what cannot be compiled for `config`: coded errors C002, C004 to C006, C014."""
         if self.target not in TARGETS:
             raise unknown_value("target", self.target, TARGETS)
         if self.tp != 1:
             message = f"--tp {self.tp} is not supported"
             raise G4cError("G4C-C004", message, help="supported: --tp 1, one logical NeuronCore")
+        if self.dump_dir is not None and self.dump_dir.absolute().is_relative_to(self.output.absolute()):
+            raise G4cError("G4C-C014", f"--dump-dir {self.dump_dir} is inside the output {self.output}")
         problem = self._shape_problem()
         if problem:
             raise G4cError("G4C-C005", problem)

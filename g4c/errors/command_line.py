@@ -79,4 +79,10 @@ CATALOGUE: dict[str, Entry] = {
         "A file or directory that g4c was told to use cannot be: no permission, a read-only or failing disk, a file "
         "where a directory is needed or the other way round. The message quotes the reason.",
     ),
+    "G4C-C014": Entry(
+        "dump directory inside the output",
+        "A bundle holds what its manifest lists and replaces its directory as a whole, so the dumps of --dump-dir "
+        "cannot be kept in it. Name a directory beside it.",
+        USAGE,
+    ),
 }

@@ -6,7 +6,7 @@ Invariant: what is returned has the type and range its accessor promises; all el
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from g4c.errors import G4cError
 
 REQUIRED = object()
+MAX_DIMENSION = 2**24  # far above any model: a number with digits too many is refused before anything is built
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,13 @@ class Fields:
             raise G4cError("G4C-F007", f"{self.label(name)} is missing", where=self.where)
         return default
 
-    def integer(self, name: str, default: object = REQUIRED, *, minimum: int = 1) -> int:
-        """An integer of at least `minimum`."""
+    def integer(self, name: str, default: object = REQUIRED, *, minimum: int = 1, maximum: int = MAX_DIMENSION) -> int:
+        """An integer from `minimum` to `maximum`."""
         value = self._get(name, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
             raise self.bad(name, "a positive integer" if minimum == 1 else f"an integer of at least {minimum}")
+        if value > maximum:
+            raise self.bad(name, f"at most {maximum}")
         return value
 
     def number(self, name: str, default: float | None = None) -> float | None:
@@ -54,7 +57,7 @@ class Fields:
         value = self._get(name, default)
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < sys.float_info.max:
             raise self.bad(name, "a positive number")
         return float(value)
 

@@ -15,6 +15,7 @@ from g4c.errors import G4cError
 from g4c.frontend.config_fields import Fields
 
 SLIDING, FULL = "sliding_attention", "full_attention"
+_MAX_LAYERS = 1000
 _OVERRIDES = ("head_dim", "num_key_value_heads")
 _DEFAULT_ROPE: dict[str, dict[str, Any]] = {
     SLIDING: {"rope_type": "default", "rope_theta": 10_000.0},
@@ -84,7 +85,7 @@ class TextArchitecture:
 def read_text_config(text: Fields, *, unified: bool) -> TextArchitecture:
     """Read, check and normalize. `unified` selects the defaults of Gemma4UnifiedTextConfig. Errors: F007 to F016."""
     _refuse_unsupported(text)
-    num_layers = text.integer("num_hidden_layers")
+    num_layers = text.integer("num_hidden_layers", maximum=_MAX_LAYERS)
     hidden = text.integer("hidden_size")
     heads = text.integer("num_attention_heads")
     vocab = text.integer("vocab_size")
@@ -133,6 +134,8 @@ def read_text_config(text: Fields, *, unified: bool) -> TextArchitecture:
     max_positions = text.integer("max_position_embeddings", 262_144 if unified else 131_072)
     base_head_dim, base_kv_heads = text.integer("head_dim", 256), text.integer("num_key_value_heads")
     bos = text.values.get("bos_token_id", 2)
+    if bos is not None and (type(bos) is not int or bos < 0):
+        raise text.bad("bos_token_id", "a token id")
     normalized: dict[str, Any] = {
         "model_type": "gemma4_unified_text" if unified else "gemma4_text",
         "hidden_size": hidden,
@@ -177,7 +180,7 @@ def read_text_config(text: Fields, *, unified: bool) -> TextArchitecture:
         num_heads=heads,
         vocab_size=vocab,
         pad_token_id=pad,
-        bos_token_id=bos if isinstance(bos, int) else None,
+        bos_token_id=bos,
         ple_width=ple_width,
         ple_vocab=ple_vocab,
         max_positions=max_positions,

@@ -252,6 +252,7 @@ class BundleWriter:
     """
 
     def __init__(self, target: Path) -> None:
+        check_target(target)
         self.target = target.resolve()
         self.directory = self.target.parent / f".{self.target.name}.partial"
         self._old = self.target.parent / f".{self.target.name}.replaced"
@@ -261,7 +262,6 @@ class BundleWriter:
         self._committed = False
 
     def __enter__(self) -> BundleWriter:
-        check_target(self.target)
         try:
             self._make_parents()
             self._lock = _lock(self.directory)
@@ -377,7 +377,14 @@ class BundleWriter:
 
 
 def check_target(target: Path) -> None:
-    """Refuse a place that a bundle must not replace: a file (R104), a directory with other things in it (R105)."""
+    """Refuse a place that a bundle must not replace: a file (R104), a directory with other things in it (R105).
+
+    R109 where the path leads nowhere.
+    """
+    try:
+        target.resolve()
+    except (OSError, RuntimeError) as error:
+        raise G4cError("G4C-R109", f"cannot write {target}: {error}") from error
     if target.is_dir():
         if any(target.iterdir()) and not (target / MANIFEST).is_file():
             raise G4cError(
