@@ -26,8 +26,14 @@ from g4c.ir.types import DType
 Tensors = Callable[[str], np.ndarray]
 
 
-def build_oracle(config: ModelConfig, tensors: Tensors, dtype: DType) -> Gemma4ForCausalLM:
-    """HF's causal LM of `config` in `dtype` (BF16 or F32); `tensors(name)` gives each tensor in that dtype."""
+def build_oracle(
+    config: ModelConfig, tensors: Tensors, dtype: DType, *, per_layer_table: np.ndarray | None = None
+) -> Gemma4ForCausalLM:
+    """HF's causal LM of `config` in `dtype` (BF16 or F32); `tensors(name)` gives each tensor in that dtype.
+
+    `per_layer_table`: the table of per-layer embeddings, half of E2B's parameters, in the dtype that it is stored in;
+    its rows are widened when they are looked up, so that the f32 model fits where the table in f32 would not.
+    """
     text_config = Gemma4TextConfig(**config.text_config_json)
     text_config._attn_implementation = "eager"
     with torch.device("meta"):
@@ -49,6 +55,22 @@ def build_oracle(config: ModelConfig, tensors: Tensors, dtype: DType) -> Gemma4F
 
 
 _TORCH = {DType.F32: torch.float32, DType.BF16: torch.bfloat16}
+
+
+class _NarrowTable(torch.nn.Module):
+    """HF's scaled embedding, for each call over the rows that the call looks up, widened to `dtype`."""
+
+    def __init__(self, embedding: Gemma4TextScaledWordEmbedding, table: torch.Tensor, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.scale = embedding.scalar_embed_scale
+        self.rows = lambda ids: table[ids].to(dtype)  # not a parameter: it is not of the model's dtype
+
+    def forward(self, token_ids: torch.Tensor) -> torch.Tensor:
+        used, index = token_ids.unique(return_inverse=True)
+        rows = self.rows(used)
+        embedding = Gemma4TextScaledWordEmbedding(*rows.shape, padding_idx=None, embed_scale=self.scale)
+        embedding.weight = torch.nn.Parameter(rows, requires_grad=False)
+        return embedding(index)
 
 
 @torch.no_grad()

@@ -7,7 +7,6 @@ all shorter ones, too. Invariant: what is compared comes from the bundle's own p
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -29,6 +28,7 @@ from g4c.verification.logits import program_logits
 from g4c.verification.measures import Comparison, compare, relative_rms
 
 DECODE_STEPS = 64
+PREFILL_RUNS = 8
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,8 @@ class LayerError:
 
 @dataclass(frozen=True)
 class Verification:
-    """`reference`: dtype of the Hugging Face run that the bundle was compared with."""
+    """One comparison per prompt length, and per layer if asked."""
 
-    reference: str
     comparisons: tuple[Comparison, ...]
     layers: tuple[LayerError, ...] = ()
 
@@ -69,26 +68,37 @@ def verify_session(
     report: Callable[[Comparison], None] = lambda _: None,
 ) -> Verification:
     """Compare prompts of `lengths` tokens and up to 64 decode steps after each. `tensors(dtype)`: the model's tensors,
-    rounded to the bundle's dtype, then held in `dtype`."""
+    rounded to the bundle's dtype, then held in `dtype`.
+
+    A prefill gives `logit_rows` positions per execution; of a prompt that would need more than 8 executions, evenly
+    spaced positions are compared, the first and the last among them. Hugging Face runs before the session binds its
+    weights, so that only one of them is in memory.
+    """
     bundle = session.bundle
     ends = {length: min(length + DECODE_STEPS, bundle.max_context) for length in lengths}
     total = max(ends.values())
     tokens = np.random.default_rng(seed).integers(0, bundle.vocabulary, total)
-    dtype = bundle.dtype
-    reference = DType.F32 if _fits_in_memory(config, DType.F32) else dtype
-    wanted = all_logits(build_oracle(config, tensors(reference), reference), tokens[None])[0]
+    wanted = _reference(config, tensors, bundle.dtype, tokens)
     peer = None
-    if dtype != DType.F32:
-        own = reference == dtype
-        peer = wanted if own else all_logits(build_oracle(config, tensors(dtype), dtype), tokens[None])[0]
+    if bundle.dtype != DType.F32:
+        peer = all_logits(build_oracle(config, tensors(bundle.dtype), bundle.dtype), tokens[None])[0]
     comparisons = []
     for length in lengths:
         end = ends[length]
-        found = program_logits(session, tokens[:end].tolist(), length, range(end))
+        prefilled = min(length, session.buckets[-1])
+        count = min(prefilled, PREFILL_RUNS * session.logit_rows)
+        positions = [*np.unique(np.linspace(0, prefilled - 1, count).astype(int)).tolist(), *range(prefilled, end)]
+        found = program_logits(session, tokens[:end].tolist(), length, positions)
         label = f"{length} + {end - length}"
-        comparisons.append(compare(label, found, wanted[:end], None if peer is None else peer[:end]))
+        comparisons.append(compare(label, found, wanted[positions], None if peer is None else peer[positions]))
         report(comparisons[-1])
-    return Verification(reference.mlir, tuple(comparisons))
+    return Verification(tuple(comparisons))
+
+
+def _reference(config: ModelConfig, tensors: Callable[[DType], Tensors], stored: DType, tokens: np.ndarray) -> Array:
+    """Hugging Face's logits [positions, V] in f32 on the tensors as the bundle has them."""
+    table = tensors(stored)("embed_tokens_per_layer.weight") if config.ple_width and stored != DType.F32 else None
+    return all_logits(build_oracle(config, tensors(DType.F32), DType.F32, per_layer_table=table), tokens[None])[0]
 
 
 def verify_layers(
@@ -127,10 +137,3 @@ def stored_tensors(provider: Provider, config: ModelConfig, stored: DType) -> Ca
         return tensor
 
     return in_dtype
-
-
-def _fits_in_memory(config: ModelConfig, dtype: DType) -> bool:
-    """Whether the model in `dtype` takes less than 40 % of the machine's memory; the session's copy is there, too."""
-    elements = sum(int(np.prod(shape)) for shape in decoder_tensors(config).values())
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return elements * dtype.bits // 8 < 0.4 * machine

@@ -13,7 +13,7 @@ import pytest
 
 from g4c.cli.main import main
 from g4c.frontend.config import ModelConfig, load_model_config
-from g4c.frontend.oracle import Tensors
+from g4c.frontend.oracle import Tensors, all_logits, build_oracle
 from g4c.ir.types import DType
 from g4c.runtime.bundle import open_bundle
 from g4c.runtime.random_weights import RandomWeights
@@ -79,6 +79,16 @@ def test_layer_by_layer(bundles: dict[str, Path]) -> None:
     assert [layer.layer for layer in layers] == list(range(35))
     assert max(layer.rms for layer in layers) < 1e-4
     assert layers[0].rms < 5e-6
+
+
+def test_the_oracle_may_keep_its_per_layer_table_narrow() -> None:
+    """Looking rows up in bf16 and widening them is the f32 model, bit for bit."""
+    tokens = np.random.default_rng(0).integers(0, CONFIG.vocab_size, (2, 20))
+    get = tensors(DType.BF16)
+    table = get(DType.BF16)("embed_tokens_per_layer.weight")
+    wide = build_oracle(CONFIG, get(DType.F32), DType.F32)
+    narrow = build_oracle(CONFIG, get(DType.F32), DType.F32, per_layer_table=table)
+    np.testing.assert_array_equal(all_logits(narrow, tokens), all_logits(wide, tokens))
 
 
 def test_default_lengths_lie_around_buckets_and_window(bundles: dict[str, Path]) -> None:
