@@ -95,7 +95,7 @@ def compare(options: argparse.Namespace, bundle: Path) -> dict[str, Any]:
     start = time.perf_counter()
     theirs = HuggingFaceSide(config, weights, options.threads)  # draws the weights
     drawn = time.perf_counter()
-    sides = (G4cSide(bundle, weights, options.threads), theirs)
+    sides: tuple[G4cSide | HuggingFaceSide, ...] = (G4cSide(bundle, weights, options.threads), theirs)
     prepared = time.perf_counter()
     random = np.random.default_rng(options.seed)
     lengths = sorted(int(bucket) for bucket in options.buckets.split(","))
