@@ -12,6 +12,8 @@ from typing import Any, NoReturn
 from g4c.errors import G4cError
 from g4c.errors.suggest import nearest, unknown_value
 
+_MAX_THREADS = 256
+
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that raises G4cError instead of printing usage and exiting."""
@@ -40,6 +42,22 @@ def positive(text: str) -> int:
     value = integer(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def natural(text: str) -> int:
+    """An integer of at least 0."""
+    value = integer(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, got {value}")
+    return value
+
+
+def thread_count(text: str) -> int:
+    """An integer from 1 to a number that any system can start."""
+    value = positive(text)
+    if value > _MAX_THREADS:
+        raise argparse.ArgumentTypeError(f"must be at most {_MAX_THREADS}, got {value}")
     return value
 
 

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from g4c.cli.arguments import add_output_options, at_least_zero, fraction, integer, integers, positive
+from g4c.cli.arguments import add_output_options, at_least_zero, fraction, integer, integers, positive, thread_count
 from g4c.cli.progress import JsonReporter, Reporter, make_reporter
-from g4c.cli.weights import add_weight_options, open_weights
+from g4c.cli.weights import add_weight_options, open_weights, wants_packed
 from g4c.errors import G4cError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--top-p", type=fraction, default=0.95, metavar="P", help="default 0.95; 1 switches it off")
     add("--seed", type=integer, default=0, metavar="N", help="of the sampling (default 0)")
     add("--ignore-eos", action="store_true", help="go on after an end-of-sequence token")
-    add("--threads", type=positive, metavar="N", help="CPU threads (default: all)")
+    add("--threads", type=thread_count, metavar="N", help="CPU threads (default: all)")
     add_output_options(parser)
 
 
@@ -57,7 +57,7 @@ def execute(options: argparse.Namespace) -> int:
         quiet=options.quiet, verbose=options.verbose, json=options.json, check=options.interrupts.check
     )
     with reporter.phase("open bundle") as phase:
-        bundle = open_bundle(options.bundle)
+        bundle = open_bundle(options.bundle, full=wants_packed(options))
         tokenizer = _tokenizer(options, bundle)
         prompt = options.token_ids if tokenizer is None else tokenizer.encode(options.prompt)
         weights, origin = open_weights(options, bundle)

@@ -11,9 +11,9 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING
 
-from g4c.cli.arguments import add_output_options, integers, positive
+from g4c.cli.arguments import add_output_options, integers, thread_count
 from g4c.cli.progress import make_reporter
-from g4c.cli.weights import add_weight_options, open_provider, open_weights
+from g4c.cli.weights import add_weight_options, open_provider, open_weights, wants_packed
 from g4c.errors import G4cError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     lengths = "prompt lengths, each followed by 64 decode steps (default: around every bucket and the window)"
     add("--lengths", type=integers, metavar="N,N", help=lengths)
     add("--per-layer", action="store_true", help="also compare what each layer hands to the next")
-    add("--threads", type=positive, metavar="N", help="CPU threads (default: all)")
+    add("--threads", type=thread_count, metavar="N", help="CPU threads (default: all)")
     add_output_options(parser)
 
 
@@ -51,7 +51,7 @@ def execute(options: argparse.Namespace) -> int:
         quiet=options.quiet, verbose=options.verbose, json=options.json, check=options.interrupts.check
     )
     with reporter.phase("open bundle") as phase:
-        bundle = open_bundle(options.bundle)
+        bundle = open_bundle(options.bundle, full=wants_packed(options))
         weights, origin = open_weights(options, bundle)
         config = load_model_config(str(bundle.path / "config.json"))
         tensors = stored_tensors(open_provider(options, bundle), config, bundle.dtype)

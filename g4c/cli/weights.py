@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from g4c.cli.arguments import integer
+from g4c.cli.arguments import natural
 from g4c.errors import G4cError
 
 if TYPE_CHECKING:
@@ -23,15 +23,20 @@ if TYPE_CHECKING:
 def add_weight_options(parser: argparse.ArgumentParser) -> None:
     """--random-weights and --checkpoint."""
     weights = parser.add_argument_group("weights (default: those packed in the bundle)")
-    weights.add_argument("--random-weights", type=integer, metavar="SEED", help="a deterministic random model")
+    weights.add_argument("--random-weights", type=natural, metavar="SEED", help="a deterministic random model")
     weights.add_argument("--checkpoint", metavar="DIR", help="a Hugging Face checkpoint directory")
+
+
+def wants_packed(options: argparse.Namespace) -> bool:
+    """Whether the weights are those packed in the bundle."""
+    return options.random_weights is None and options.checkpoint is None
 
 
 def open_weights(options: argparse.Namespace, bundle: Bundle) -> tuple[Mapping[str, Array], str]:
     """The weights of `bundle` by symbol, and a few words on where they come from. Errors: C010, F0xx, R0xx."""
     from g4c.runtime.weights import WeightStore, open_packed
 
-    if options.random_weights is None and options.checkpoint is None:
+    if wants_packed(options):
         return open_packed(_packed(bundle), bundle.weights), "packed in the bundle"
     origin = f"random, seed {options.random_weights}" if options.checkpoint is None else options.checkpoint
     return WeightStore(bundle.weights, open_provider(options, bundle)), origin

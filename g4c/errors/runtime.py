@@ -106,8 +106,8 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "G4C-R101": Entry(
         "damaged manifest",
-        "manifest.json cannot be read: it is not JSON (truncated?), or an entry that every bundle has is missing or"
-        " has the wrong type. Bundles are made by `g4c compile` and not meant to be edited; compile it again.",
+        "manifest.json cannot be read, is not JSON (truncated?), or is not what g4c wrote: it holds a digest of itself"
+        " that does not fit. Bundles are made by `g4c compile` and not meant to be edited; compile it again.",
     ),
     "G4C-R102": Entry(
         "other schema version",
@@ -117,8 +117,7 @@ CATALOGUE: dict[str, Entry] = {
     "G4C-R103": Entry(
         "damaged file",
         "A file that the manifest lists is missing, has another size, or has another SHA-256 than when it was "
-        "written. Programs are always hashed on opening; packed weights are checked by size, and hashed by `g4c "
-        "verify --full`.",
+        "written. Programs are hashed whenever a bundle is opened; packed weights are hashed where they are used.",
     ),
     "G4C-R104": Entry("the output is a file", "The place given with -o is an existing file. A bundle is a directory."),
     "G4C-R105": Entry(

@@ -75,7 +75,9 @@ class CheckpointIndex:
 
     @staticmethod
     def open(directory: Path) -> CheckpointIndex:
-        """Read all headers of `directory`. Errors: F020 to F024, F031 files; F029 prefix; F030 duplicates."""
+        """Read all headers of `directory`. Errors: F002, F020 to F024, F031 files; F029 prefix; F030 duplicates."""
+        if not directory.is_dir():
+            raise G4cError("G4C-F002", "no such directory", where=str(directory))
         listed = _weight_map(directory)
         files = sorted(set(listed.values())) if listed is not None else _weight_files(directory)
         entries: dict[str, TensorEntry] = {}

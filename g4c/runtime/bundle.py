@@ -31,6 +31,7 @@ from g4c.ir.weights import Cache, Source, Weight, parse_transform
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+_DIGEST = "manifest_sha256"
 _BLOCK = 1 << 22
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
@@ -176,7 +177,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise G4cError("G4C-R101", f"cannot read the manifest: {error}", where=str(path / MANIFEST)) from error
     try:
         manifest = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise G4cError("G4C-R101", f"the manifest is not JSON: {error}", where=str(path / MANIFEST)) from error
     if not isinstance(manifest, dict) or "schema_version" not in manifest:
         raise G4cError("G4C-R101", "the manifest has no schema_version", where=str(path / MANIFEST))
@@ -187,7 +188,20 @@ def read_manifest(path: Path) -> dict[str, Any]:
             where=str(path / MANIFEST),
             help="compile it again with this g4c",
         )
+    if manifest.get(_DIGEST) != _manifest_digest(manifest):
+        raise G4cError(
+            "G4C-R101",
+            "the manifest is not as it was written",
+            where=str(path / MANIFEST),
+            help="compile the bundle again",
+        )
     return manifest
+
+
+def _manifest_digest(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of everything else that the manifest says, however it is laid out."""
+    rest = {key: value for key, value in manifest.items() if key != _DIGEST}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def open_bundle(path: Path | str, *, full: bool = False) -> Bundle:
@@ -321,6 +335,7 @@ class BundleWriter:
     def commit(self, manifest: Mapping[str, Any]) -> Path:
         """Write the manifest, then put the bundle into its place. Returns the place."""
         whole = {"schema_version": SCHEMA_VERSION, **manifest, "files": dict(sorted(self._files.items()))}
+        whole[_DIGEST] = _manifest_digest(whole)
         self.write(MANIFEST, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
         for directory in sorted({path.parent for path in self.directory.rglob("*")}):
             _sync(directory)
