@@ -5,6 +5,7 @@ Logits of every position: prompts below, at, past and far past buckets and windo
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from g4c.cli.main import main
 from g4c.frontend.config import ModelConfig, load_model_config
 from g4c.frontend.oracle import Tensors, all_logits, build_oracle
+from g4c.frontend.variants import VARIANTS
 from g4c.ir.types import DType
 from g4c.runtime.bundle import open_bundle
 from g4c.runtime.random_weights import RandomWeights
@@ -60,6 +62,23 @@ def test_bf16_error_is_that_of_bf16(bundles: dict[str, Path]) -> None:
         assert row.contested == 0, row
         assert row.peer_rms is not None
         assert row.rms <= 1.5 * row.peer_rms, row
+    assert result.passes
+
+
+def test_bf16_cosine_where_the_model_is_shallow(tmp_path: Path) -> None:
+    """One layer of each kind, so few roundings that a cosine of 0.9999 over all logits is there to be had."""
+    shape = VARIANTS["tiny-e2b"].config_json()
+    shape |= {"num_hidden_layers": 4, "num_kv_shared_layers": 2, "hidden_size": 512}
+    shape["layer_types"] = ["sliding_attention", "full_attention"] * 2
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    arguments = ["compile", "--config", str(tmp_path / "config.json"), "-o", str(tmp_path / "bundle"), "-q"]
+    assert main([*arguments, "--logit-rows", "128"]) == 0
+    config = load_model_config(str(tmp_path / "config.json"))
+    held = stored_tensors(RandomWeights(0), config, DType.BF16)
+    result = verify_session(session(tmp_path / "bundle"), held, config, (1, 128, 513))
+    for row in result.comparisons:
+        assert 1 - row.rms**2 / 2 > 0.9999, row
+        assert row.contested == 0, row
     assert result.passes
 
 
