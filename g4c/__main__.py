@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
+from g4c.cli.main import command
 
-from g4c.cli.main import main
-
-sys.exit(main())
+command()

@@ -97,16 +97,10 @@ def _build(run: _Run, writer: BundleWriter, checkpoint: CheckpointIndex | None) 
     """Everything between the config and the manifest, which is returned."""
     options, reporter = run.options, run.reporter
     with reporter.phase("trace") as phase:
-        from g4c.frontend.trace import TraceOptions, trace_programs
+        from g4c.frontend.torch_cache import without_cache_directory
 
-        wanted = TraceOptions(
-            batch=options.batch,
-            max_context=options.max_context,
-            buckets=options.buckets,
-            dtype=DTYPES[options.dtype],
-            logit_rows=options.logit_rows,
-        )
-        module = trace_programs(run.config, wanted)
+        with without_cache_directory():
+            module = _trace(run)
         phase.result = _describe_module(module)
     with reporter.phase("passes") as phase:
         pipeline = _run_passes(run, module)
@@ -147,6 +141,21 @@ def _build(run: _Run, writer: BundleWriter, checkpoint: CheckpointIndex | None) 
         "caches": {name: type_json(cache.type) for name, cache in module.caches.items()},
         "weights": {name: weight_json(weight) for name, weight in module.weights.items()},
     }
+
+
+def _trace(run: _Run) -> Module:
+    """The programs of the model as Hugging Face's code does them."""
+    from g4c.frontend.trace import TraceOptions, trace_programs
+
+    options = run.options
+    wanted = TraceOptions(
+        batch=options.batch,
+        max_context=options.max_context,
+        buckets=options.buckets,
+        dtype=DTYPES[options.dtype],
+        logit_rows=options.logit_rows,
+    )
+    return trace_programs(run.config, wanted)
 
 
 def _run_passes(run: _Run, module: Module) -> str:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import g4c
 from g4c.cli import compile as compile_verb
@@ -23,6 +24,7 @@ from g4c.errors import G4cError
 
 VERBS = (compile_verb, run, verify, opt, list_verb, explain)
 INTERNAL_BUG = 70
+_INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 # What the operating system says about a path that the user chose.
 _REFUSALS = (
     errno.EACCES,
@@ -47,6 +49,21 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print("interrupted", file=sys.stderr)
                 return 128 + interrupts.received
             return _report(error, as_json="--json" in arguments)
+
+
+def command() -> NoReturn:
+    """The process `g4c`: `main`, then the end.
+
+    After an interrupt the process ends at once: XLA gives up on a compile without waiting for its threads, and taking
+    the interpreter down under them crashes.
+    """
+    code = main()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the result stands; nothing is left to interrupt
+    if code in _INTERRUPTED:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def make_parser() -> tuple[Parser, dict[str, Parser]]:

@@ -43,9 +43,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     from g4c.frontend.config import load_model_config
+    from g4c.frontend.torch_cache import without_cache_directory
     from g4c.runtime.bundle import open_bundle
     from g4c.runtime.session import Session
-    from g4c.verification.verify import default_lengths, stored_tensors, verify_layers, verify_session
+
+    with without_cache_directory():
+        from g4c.verification.verify import default_lengths, stored_tensors, verify_layers, verify_session
 
     reporter = make_reporter(
         quiet=options.quiet, verbose=options.verbose, json=options.json, check=options.interrupts.check

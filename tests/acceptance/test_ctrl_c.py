@@ -120,17 +120,46 @@ def test_a_run(
     check_interrupted(["run", str(bundle), "-q", *RUN], capsys, place)
 
 
-def test_a_run_that_generates(bundle: Path, place: Path) -> None:
-    """A process of its own, stopped from outside after its first tokens."""
-    command = [sys.executable, "-m", "g4c", "run", str(bundle), "--json", *RUN, "--max-new-tokens", "1000"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+def stopped_from_outside(place: Path, when: Callable[[dict[str, Any]], bool], *arguments: str) -> None:
+    """Run a process of its own, and send it SIGINT at the first event for which `when` is true."""
+    environment = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
+    environment["TMPDIR"] = str(place.parent / "temporary")
+    command = [sys.executable, "-m", "g4c", *arguments, "--json"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as running:
         assert running.stdout is not None
-        events = (json.loads(line) for line in running.stdout)
-        tokens = 0
-        while tokens < 5:
-            tokens += next(events)["event"] == "token"
+        next(line for line in running.stdout if when(json.loads(line)))
         running.send_signal(signal.SIGINT)
         _, errors = running.communicate(timeout=120)
-    assert running.returncode == 130
-    assert errors == "interrupted\n"
+    assert (running.returncode, errors) == (130, "interrupted\n")
     assert os.listdir(place) == []
+    assert os.listdir(place.parent / "temporary") == []
+
+
+def test_a_compile_stopped_from_outside(checkpoint: Path, place: Path) -> None:
+    def when(event: dict[str, Any]) -> bool:
+        return event["event"] == "begin" and event["phase"] == "lower decode"
+
+    stopped_from_outside(place, when, "compile", str(checkpoint), "-o", "out/bundle", *SHAPES)
+
+
+@pytest.mark.parametrize("name", ["open bundle", "load prefill_16", "load decode"])
+def test_a_run_stopped_from_outside_while_it_loads(name: str, bundle: Path, place: Path) -> None:
+    """XLA gives up on a compile at once, but its threads go on."""
+
+    def when(event: dict[str, Any]) -> bool:
+        return event["event"] == "begin" and event["phase"] == name
+
+    stopped_from_outside(place, when, "run", str(bundle), *RUN)
+
+
+def test_a_run_stopped_from_outside_while_it_generates(bundle: Path, place: Path) -> None:
+    tokens: list[int] = []
+
+    def when(event: dict[str, Any]) -> bool:
+        if event["event"] == "token":
+            tokens.append(event["id"])
+        return len(tokens) == 5
+
+    stopped_from_outside(place, when, "run", str(bundle), *RUN, "--max-new-tokens", "1000")
