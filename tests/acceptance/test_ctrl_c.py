@@ -112,6 +112,26 @@ def test_a_compile_in_a_library_that_swallows_it(
     check_interrupted(["compile", str(checkpoint), "-q", "-o", "out/bundle", *SHAPES], capsys, place)
 
 
+def test_a_compile_in_a_finalizer(
+    checkpoint: Path, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Python swallows what a finalizer raises."""
+
+    class Finalized:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    lower = importlib.import_module("g4c.lowering.neuron.lower")
+    lower_program = lower.lower_program
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        Finalized()
+        return lower_program(*args, **kwargs)
+
+    monkeypatch.setattr(lower, "lower_program", interrupted)
+    check_interrupted(["compile", str(checkpoint), "-q", "-o", "out/bundle", *SHAPES], capsys, place)
+
+
 @pytest.mark.parametrize("phase", RUN_PHASES)
 def test_a_run(
     phase: str, bundle: Path, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
