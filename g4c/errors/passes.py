@@ -62,6 +62,10 @@ CATALOGUE: dict[str, Entry] = {
         "The interpreter holds every weight in memory and runs on numpy. It is meant for tiny variants; the limit\n"
         "protects the machine.",
     ),
+    "G4C-P014": Entry(
+        "the dumps of a pipeline cannot be written",
+        "The directory given with --dump-dir cannot be made or written, or its disk is full. Nothing else was changed.",
+    ),
     "G4C-P020": Entry(
         "a shared cache is written after it was read",
         "eliminate-shared-kv proves that what a layer reads from another layer's cache is what that cache holds at\n"

@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -235,16 +236,27 @@ class _Run:
         """Make the directory. What an earlier run left for passes that run now goes: it would mislead."""
         if self.options.dump_dir is None:
             return
-        self.options.dump_dir.mkdir(parents=True, exist_ok=True)
-        for path in _dumps(self.options.dump_dir):
-            if int(path.name[:2]) > self.first or self.first == 0:
-                path.unlink()
+        with _writing_dumps(self.options.dump_dir):
+            self.options.dump_dir.mkdir(parents=True, exist_ok=True)
+            for path in _dumps(self.options.dump_dir):
+                if int(path.name[:2]) > self.first or self.first == 0:
+                    path.unlink()
 
     def dump(self, done: int, name: str) -> None:
         if self.options.dump_dir is not None:
             rest = Pipeline(self.pipeline.entries[done:])
             path = self.options.dump_dir / f"{dump_name(done, name)}.mlir"
-            path.write_text(pipeline_header(rest) + self.text, encoding="utf-8")
+            with _writing_dumps(self.options.dump_dir):
+                path.write_text(pipeline_header(rest) + self.text, encoding="utf-8")
+
+
+@contextmanager
+def _writing_dumps(directory: Path) -> Iterator[None]:
+    """What the operating system refuses in this block is G4C-P014."""
+    try:
+        yield
+    except OSError as error:
+        raise G4cError("G4C-P014", f"cannot write dumps: {error.strerror}", where=str(directory)) from error
 
 
 def _dumps(directory: Path) -> Iterator[Path]:

@@ -307,7 +307,7 @@ def test_outputs_that_cannot_be(refused: Refusals) -> None:
 
 def test_a_dump_directory_that_is_a_file(refused: Refusals) -> None:
     Path("file").write_text("mine")
-    refused("C013", "compile", write_config(**few_layers()), *SHAPES, "-q", *OUTPUT, "--dump-dir", "file")
+    refused("P014", "compile", write_config(**few_layers()), *SHAPES, "-q", *OUTPUT, "--dump-dir", "file")
 
 
 def few_layers() -> dict[str, Any]:

@@ -220,7 +220,7 @@ def test_outputs_that_cannot_be_replaced(
     (tmp_path / "directory").mkdir()
     (tmp_path / "directory/thesis.txt").write_text("mine")
     assert main([*SMALL, "-o", "out/b", "--dump-dir", "file"]) == 1
-    assert "error[G4C-C013]: File exists: file" in capsys.readouterr().err
+    assert "error[G4C-P014]: cannot write dumps: File exists" in capsys.readouterr().err
     for output, code in (("file", "G4C-R104"), ("directory", "G4C-R105"), ("file/below", "G4C-R109")):
         assert main([*SMALL, "-o", output]) == 1
         captured = capsys.readouterr()

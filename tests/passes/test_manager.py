@@ -284,3 +284,15 @@ def test_sample_inputs_are_in_range() -> None:
     assert inputs["rows"].max() < 8
     assert 0 < sample_inputs(module, "decode")["positions"].item() < sizes.context
     assert sample_inputs(module, "decode", position=7)["positions"].item() == 7
+
+
+def test_dumps_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(G4cError, match="cannot write dumps") as caught:
+        run_pipeline(small(), parse_pipeline("cse"), PipelineOptions(dump_dir=tmp_path / "file" / "dump"))
+    assert caught.value.code == "G4C-P014"
+    (tmp_path / "dump").mkdir()
+    (tmp_path / "dump" / "00_input.mlir").symlink_to("/dev/full")
+    with pytest.raises(G4cError, match="No space left") as caught:
+        run_pipeline(small(), parse_pipeline("cse"), PipelineOptions(dump_dir=tmp_path / "dump", start_from="cse"))
+    assert caught.value.where == str(tmp_path / "dump")
