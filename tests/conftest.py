@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from g4c.ir.module import Module
 from g4c.ir.parser import parse_module
 from g4c.ir.printer import print_module
 from g4c.ir.verifier import verify_module
+
+# A run is repeatable: hypothesis draws the same examples every time.
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
+
+# A shell starts background jobs with SIGINT ignored; tests that interrupt themselves need Python's own handler.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Commands that tests start find this g4c also where it is not installed.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])

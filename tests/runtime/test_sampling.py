@@ -76,7 +76,7 @@ def test_there_is_always_a_candidate_and_the_most_likely_is_first(
 ) -> None:
     logits = np.array(values, np.float32)
     ids, probabilities = candidates(logits, Sampling(temperature, top_k, top_p))
-    assert logits[ids[0]] == logits.max()
+    assert logits[ids[0]] == pytest.approx(logits.max(), rel=1e-6, abs=1e-30)  # dividing may make neighbors equal
     assert (np.diff(probabilities) <= 1e-12).all()
     assert abs(probabilities.sum() - 1) < 1e-9
 
