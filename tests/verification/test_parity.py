@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,26 @@ def test_bf16_cosine_where_the_model_is_shallow(tmp_path: Path) -> None:
         assert 1 - row.rms**2 / 2 > 0.9999, row
         assert row.contested == 0, row
     assert result.passes
+
+
+def test_the_hlo_for_neuronx_cc_gives_the_same_logits(tmp_path: Path) -> None:
+    """The CPU runs its own form of a bf16 program; this runs the one that neuronx-cc gets."""
+    shape = VARIANTS["tiny-e2b"].config_json()
+    shape |= {"num_hidden_layers": 4, "num_kv_shared_layers": 2, "hidden_size": 512}
+    shape["layer_types"] = ["sliding_attention", "full_attention"] * 2
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    arguments = ["compile", "--config", str(tmp_path / "config.json"), "-o", str(tmp_path / "bundle"), "-q"]
+    assert main([*arguments, "--buckets", "128", "--max-context", "256", "--logit-rows", "128"]) == 0
+    bundle = open_bundle(tmp_path / "bundle")
+    assert bundle.program("decode").cpu_file != bundle.program("decode").file
+    device = {name: replace(program, cpu_file=program.file) for name, program in bundle.programs.items()}
+    weights = WeightStore(bundle.weights, RandomWeights(0))
+    config = load_model_config(str(tmp_path / "config.json"))
+    held = stored_tensors(RandomWeights(0), config, DType.BF16)
+    result = verify_session(Session(replace(bundle, programs=device), weights), held, config, (1, 129))
+    for row in result.comparisons:
+        assert 1 - row.rms**2 / 2 > 0.9999, row
+        assert row.contested == 0, row
 
 
 def test_another_model_does_not_pass(bundles: dict[str, Path]) -> None:
