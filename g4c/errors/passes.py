@@ -91,4 +91,10 @@ CATALOGUE: dict[str, Entry] = {
         "the RoPE tables are shorter than the caches",
         "Every slot of a cache is a position that must have a row in the table. Give precompute-rope a larger context.",
     ),
+    "G4C-P042": Entry(
+        "a pass over whole programs meets layer functions",
+        "Passes that follow values from layer to layer (window-kv-cache, prune-prefill, fuse-projections, ...) want every\n"
+        "op in the program itself. They come before specialize-layers; a module that is cut up already is made whole\n"
+        "again by inline-layers.",
+    ),
 }
