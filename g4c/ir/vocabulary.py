@@ -5,7 +5,6 @@ In: the registries of ops and of transforms. Out: Markdown. Invariant: every op 
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import inspect
 import textwrap
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 
 from g4c.ir import ops as _ops  # noqa: F401  (fills the registry)
 from g4c.ir.op import REGISTRY, Op, layout
+from g4c.ir.transform import fields_of
 from g4c.ir.weights import TRANSFORMS, Transform
 
 _INTRODUCTION = """\
@@ -28,6 +28,11 @@ read is in [ir.md](ir.md).
   of the result.
 
 This page is generated: `python -m g4c.ir.vocabulary > docs/ops.md`.
+"""
+_TRANSFORMS = """\
+Recorded steps from what a checkpoint stores to what a program loads (`transforms` of a `g4.weight`). They work on the
+list of its sources: a step takes the entry `at`, or several from there on, and puts one in their place. `at` and
+`count` are not written where they are 0.
 """
 # The order of the page; a module that is not named here comes last.
 _ORDER = ("structure", "contraction", "attention", "fused", "indexing", "elementwise", "shape")
@@ -61,9 +66,9 @@ def _lines() -> Iterator[str]:
         yield "```text"
         yield "\n".join(_entry(_signature(op), op) for op in REGISTRY.values() if op.__module__ == module) + "```\n"
     yield "## Transforms of weights\n"
-    yield "Recorded steps from what a checkpoint stores to what a program loads (`transforms` of a `g4.weight`).\n"
+    yield _TRANSFORMS
     yield "```text"
-    fields = {entry: ",".join(field.name for field in dataclasses.fields(entry)) for entry in TRANSFORMS.values()}
+    fields = {entry: ",".join(field.name for field in fields_of(entry)) for entry in TRANSFORMS.values()}
     yield "\n".join(_entry(f"{entry.name}{{{names}}}", entry) for entry, names in fields.items()) + "```\n"
 
 

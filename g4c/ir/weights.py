@@ -8,181 +8,32 @@ sources and its chain of transforms; no pass ever touches the data. The packer r
 from __future__ import annotations
 
 import dataclasses
-import re
-import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
 
-from g4c.ir.op import Dense, InvalidOpError, require
-from g4c.ir.types import Array, DType, TensorType
+from g4c.ir.op import Dense, require
+from g4c.ir.transform import TRANSFORMS, Transform, parse_transform
+from g4c.ir.transforms import Cast, Concat, Pad, Reshape, RopeTable, Scale, Slice, Take, Transpose
+from g4c.ir.types import Array, TensorType
 
-
-@dataclass(frozen=True)
-class Transform:
-    """One recorded step from what is stored to what the program wants; prints as `name{field=value,...}`."""
-
-    name: ClassVar[str] = ""
-
-    def infer(self, types: tuple[TensorType, ...]) -> TensorType:
-        raise NotImplementedError
-
-    def apply(self, arrays: Sequence[Array]) -> Array:
-        raise NotImplementedError
-
-    def __init_subclass__(cls) -> None:
-        TRANSFORMS[cls.name] = cls
-
-    def __str__(self) -> str:
-        fields = [f"{f.name}={_format(getattr(self, f.name))}" for f in dataclasses.fields(self)]
-        return f"{self.name}{{{','.join(fields)}}}" if fields else self.name
-
-
-TRANSFORMS: dict[str, type[Transform]] = {}
-
-
-def _single(types: tuple[TensorType, ...], name: str) -> TensorType:
-    require(len(types) == 1, f"{name} takes one tensor, got {len(types)}; concat comes first")
-    return types[0]
-
-
-@dataclass(frozen=True)
-class Concat(Transform):
-    """Join several sources along `axis`."""
-
-    name: ClassVar[str] = "concat"
-    axis: int
-
-    def infer(self, types: tuple[TensorType, ...]) -> TensorType:
-        first = types[0]
-        require(0 <= self.axis < first.rank, f"concat: axis {self.axis} of a rank-{first.rank} tensor")
-        for other in types[1:]:
-            same = other.dtype == first.dtype and other.rank == first.rank
-            same = same and all(
-                a == b for i, (a, b) in enumerate(zip(first.shape, other.shape, strict=True)) if i != self.axis
-            )
-            require(same, f"concat: {first} and {other} differ outside axis {self.axis}")
-        shape = list(first.shape)
-        shape[self.axis] = sum(t.shape[self.axis] for t in types)
-        return first.with_shape(tuple(shape))
-
-    def apply(self, arrays: Sequence[Array]) -> Array:
-        import numpy as np
-
-        return np.concatenate(arrays, axis=self.axis)
-
-
-@dataclass(frozen=True)
-class Transpose(Transform):
-    """Reorder the axes; `permutation` as in numpy.transpose."""
-
-    name: ClassVar[str] = "transpose"
-    permutation: tuple[int, ...]
-
-    def infer(self, types: tuple[TensorType, ...]) -> TensorType:
-        source = _single(types, self.name)
-        require(
-            sorted(self.permutation) == list(range(source.rank)),
-            f"transpose: {self.permutation} does not permute the axes of {source}",
-        )
-        return source.with_shape(tuple(source.shape[i] for i in self.permutation))
-
-    def apply(self, arrays: Sequence[Array]) -> Array:
-        return arrays[0].transpose(self.permutation).copy()
-
-
-@dataclass(frozen=True)
-class Reshape(Transform):
-    """Same elements, row-major, in another shape."""
-
-    name: ClassVar[str] = "reshape"
-    shape: tuple[int, ...]
-
-    def infer(self, types: tuple[TensorType, ...]) -> TensorType:
-        source = _single(types, self.name)
-        require(all(n >= 0 for n in self.shape), f"reshape: negative extent in {self.shape}")
-        target = source.with_shape(self.shape)
-        require(target.size == source.size, f"reshape: {source} has {source.size} elements, {target} has {target.size}")
-        return target
-
-    def apply(self, arrays: Sequence[Array]) -> Array:
-        return arrays[0].reshape(self.shape)
-
-
-@dataclass(frozen=True)
-class Cast(Transform):
-    """Round to another element type."""
-
-    name: ClassVar[str] = "cast"
-    dtype: DType
-
-    def infer(self, types: tuple[TensorType, ...]) -> TensorType:
-        return _single(types, self.name).with_dtype(self.dtype)
-
-    def apply(self, arrays: Sequence[Array]) -> Array:
-        return arrays[0].astype(self.dtype.numpy)
-
-
-@dataclass(frozen=True)
-class RopeTable(Transform):
-    """table[p, i] = fn(p * inv_freq[i]) for positions p < length; all in f32, as Hugging Face computes it."""
-
-    name: ClassVar[str] = "rope_table"
-    function: str
-    length: int
-
-    def infer(self, types: tuple[TensorType, ...]) -> TensorType:
-        source = _single(types, self.name)
-        require(source.rank == 1 and source.dtype == DType.F32, f"rope_table: inv_freq must be f32[n], got {source}")
-        require(self.function in ("cos", "sin"), f"rope_table: function must be cos or sin, got {self.function}")
-        require(self.length >= 0, f"rope_table: length must be >= 0, got {self.length}")
-        return TensorType((self.length, source.shape[0]), DType.F32)
-
-    def apply(self, arrays: Sequence[Array]) -> Array:
-        import numpy as np
-
-        angles = np.arange(self.length, dtype=np.float32)[:, None] * arrays[0][None, :]
-        table: Array = np.cos(angles) if self.function == "cos" else np.sin(angles)
-        return table
-
-
-def _format(value: object) -> str:
-    if isinstance(value, tuple):
-        return "x".join(map(str, value))
-    return value.mlir if isinstance(value, DType) else str(value)
-
-
-def parse_transform(text: str) -> Transform:
-    """The transform that prints as `text`. InvalidOpError where there is none."""
-    match = re.fullmatch(r"(\w+)(?:\{(.*)\})?", text)
-    require(match is not None, f"malformed transform {text!r}")
-    assert match is not None
-    cls = TRANSFORMS.get(match[1])
-    if cls is None:
-        raise InvalidOpError(f"unknown transform {match[1]!r}; there are {', '.join(sorted(TRANSFORMS))}")
-    hints = typing.get_type_hints(cls)
-    fields: dict[str, object] = {}
-    for item in filter(None, (match[2] or "").split(",")):
-        key, _, raw = item.partition("=")
-        require(key in hints and key != "name", f"transform {match[1]} has no field {key!r}")
-        require(key not in fields, f"transform {match[1]}: field {key!r} is given twice")
-        fields[key] = _parse(raw, hints[key])
-    missing = [entry.name for entry in dataclasses.fields(cls) if entry.name not in fields]
-    require(not missing, f"transform {match[1]} needs {', '.join(missing)}")
-    build: Callable[..., Transform] = cls
-    return build(**fields)
-
-
-def _parse(raw: str, hint: object) -> object:
-    try:
-        if hint == tuple[int, ...]:
-            return tuple(int(item) for item in raw.split("x")) if raw else ()
-        if hint is int:
-            return int(raw)
-        return DType(raw) if hint is DType else raw
-    except ValueError as error:
-        raise InvalidOpError(f"malformed value {raw!r} in a transform") from error
+__all__ = [
+    "TRANSFORMS",
+    "Cache",
+    "Cast",
+    "Concat",
+    "Pad",
+    "Reshape",
+    "RopeTable",
+    "Scale",
+    "Slice",
+    "Source",
+    "Take",
+    "Transform",
+    "Transpose",
+    "Weight",
+    "parse_transform",
+]
 
 
 @dataclass(frozen=True)
@@ -195,7 +46,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Weight:
-    """A symbol for parameter data: `sources` (checkpoint tensors) or `value` (a small constant), then `transforms`."""
+    """A symbol for parameter data: `sources` (checkpoint tensors) or `value` (a small constant), then `transforms`.
+
+    The transforms are replayed, in order, on the list of the sources; one tensor is left in the end.
+    """
 
     name: str
     sources: tuple[Source, ...] = ()
@@ -215,19 +69,46 @@ class Weight:
         )
         types = (self.value.type,) if self.value is not None else tuple(source.type for source in self.sources)
         for transform in self.transforms:
-            types = (transform.infer(types),)
-        return _single(types, f"weight {self.name}")
+            window = transform.window(len(types))
+            types = (*types[: window.start], transform.infer(types[window]), *types[window.stop :])
+        require(len(types) == 1, f"weight {self.name}: its transforms leave {len(types)} tensors; concat joins them")
+        return types[0]
 
     def then(self, *transforms: Transform, name: str | None = None) -> Weight:
         """This weight with `transforms` appended, optionally under another name."""
         return dataclasses.replace(self, name=name or self.name, transforms=(*self.transforms, *transforms))
 
+    @staticmethod
+    def joined(name: str, parts: Sequence[Weight], join: Transform) -> Weight:
+        """The weight that `join`, a step on one entry per part, makes of `parts`: their chains one after the other.
+
+        InvalidOpError where a part is a constant: a weight has sources or a constant, not both.
+        """
+        sources: list[Source] = []
+        transforms: list[Transform] = []
+        for position, part in enumerate(parts):
+            require(part.value is None, f"weight {name}: {part.name} is a constant, which cannot be joined")
+            sources += part.sources
+            entries = len(part.sources)
+            for transform in part.transforms:
+                transforms.append(transform.moved(position, entries))
+                entries -= transform.arity(entries) - 1
+        return Weight(name, tuple(sources), transforms=(*transforms, join))
+
     def materialize(self, stored: Callable[[Source], Array]) -> Array:
-        """The data: `stored(source)` gives each source as an array of its type; the transforms are replayed on them."""
-        arrays = [self.value.array()] if self.value is not None else [stored(source) for source in self.sources]
+        """The data: `stored(source)` gives each source as an array of its type; the transforms are replayed on them.
+
+        A source is asked for when a transform takes it, so that what waits for its turn is not in memory.
+        """
+        entries: list[Array | Source] = list(self.sources) if self.value is None else [self.value.array()]
         for transform in self.transforms:
-            arrays = [transform.apply(arrays)]
-        return arrays[0]
+            window = transform.window(len(entries))
+            entries[window] = [transform.apply([_fetched(entry, stored) for entry in entries[window]])]
+        return _fetched(entries[0], stored)
+
+
+def _fetched(entry: Array | Source, stored: Callable[[Source], Array]) -> Array:
+    return stored(entry) if isinstance(entry, Source) else entry
 
 
 @dataclass(frozen=True)

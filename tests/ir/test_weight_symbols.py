@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
+import tracemalloc
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from op_cases import tensor
 from transformers.models.gemma4.configuration_gemma4 import Gemma4TextConfig
 from transformers.models.gemma4.modeling_gemma4 import Gemma4TextRotaryEmbedding
 
 from g4c.ir.op import Dense, InvalidOpError
-from g4c.ir.types import DType
+from g4c.ir.types import Array, DType
 from g4c.ir.weights import (
     TRANSFORMS,
     Cast,
     Concat,
+    Pad,
     Reshape,
     RopeTable,
+    Scale,
+    Slice,
     Source,
+    Take,
     Transform,
     Transpose,
     Weight,
@@ -28,6 +37,28 @@ from g4c.ir.weights import (
 CASES = [
     (Concat(0), "concat{axis=0}", ("2x3xf32", "4x3xf32"), lambda *xs: torch.cat(xs, 0)),
     (Concat(1), "concat{axis=1}", ("2x3xf32",), lambda x: x),
+    (Concat(0, 2), "concat{axis=0,count=2}", ("2x3xf32", "4x3xf32"), lambda *xs: torch.cat(xs, 0)),
+    (Concat(0, 2, at=1), "concat{axis=0,count=2,at=1}", ("2x3xf32", "4x3xf32"), lambda *xs: torch.cat(xs, 0)),
+    (Slice(1, 1, 3), "slice{axis=1,start=1,limit=3}", ("2x3xf32",), lambda x: x[:, 1:3]),
+    (Slice(0, 0, 2, at=3), "slice{axis=0,start=0,limit=2,at=3}", ("2x3xf32",), lambda x: x),
+    (
+        Take(0, 4, ((0, 1), (2, 3), (1, 2), (3, 4))),
+        "take{axis=0,block=4,ranges=0:1+2:3+1:2+3:4}",
+        ("8x3xf32",),
+        lambda x: x[[0, 2, 1, 3, 4, 6, 5, 7]],
+    ),
+    (
+        Take(1, 4, ((3, 4), (0, 2)), at=1),
+        "take{axis=1,block=4,ranges=3:4+0:2,at=1}",
+        ("2x8x3xf32",),
+        lambda x: x[:, [3, 0, 1, 7, 4, 5]],
+    ),
+    (Take(0, 3, ((1, 3),)), "take{axis=0,block=3,ranges=1:3}", ("3xf32",), lambda x: x[1:]),
+    (Pad(0, 4), "pad{axis=0,to=4}", ("2x3xf32",), lambda x: F.pad(x, (0, 0, 0, 2))),
+    (Pad(1, 3), "pad{axis=1,to=3}", ("2x3xf32",), lambda x: x),
+    (Scale(1), "scale{axis=1}", ("2x3xf32", "3xf32"), lambda x, w: x * w),
+    (Scale(0, at=2), "scale{axis=0,at=2}", ("2x3xf32", "2xf32"), lambda x, w: x * w[:, None]),
+    (Scale(0), "scale{axis=0}", ("3xf32", "3xf32"), lambda x, w: x * w),
     (Transpose((2, 0, 1)), "transpose{permutation=2x0x1}", ("2x3x4xf32",), lambda x: x.permute(2, 0, 1)),
     (Transpose(()), "transpose{permutation=}", ("f32",), lambda x: x),
     (Reshape((6, 1)), "reshape{shape=6x1}", ("2x3xf32",), lambda x: x.reshape(6, 1)),
@@ -80,6 +111,23 @@ def test_transforms(transform: Transform, text: str, inputs: tuple[str, ...], or
         (Reshape((5,)), ("2x3xf32",), "reshape: tensor<2x3xf32> has 6 elements, tensor<5xf32> has 5"),
         (Reshape((-2, -3)), ("2x3xf32",), "reshape: negative extent in (-2, -3)"),
         (Cast(DType.BF16), ("2xf32", "2xf32"), "cast takes one tensor, got 2"),
+        (Slice(2, 0, 1), ("2x3xf32",), "slice: axis 2 of a rank-2 tensor"),
+        (Slice(1, 2, 4), ("2x3xf32",), "slice: 2 to 4 along axis 1 of tensor<2x3xf32>"),
+        (Slice(1, 2, 2), ("2x3xf32",), "slice: 2 to 2 along axis 1"),
+        (Slice(1, -1, 2), ("2x3xf32",), "slice: -1 to 2 along axis 1"),
+        (Take(2, 1, ((0, 1),)), ("2x3xf32",), "take: axis 2 of a rank-2 tensor"),
+        (Take(1, 2, ((0, 1),)), ("2x3xf32",), "take: axis 1 of tensor<2x3xf32> is not made of blocks of 2"),
+        (Take(1, 0, ((0, 1),)), ("2x3xf32",), "not made of blocks of 0"),
+        (Take(1, 3, ((2, 4),)), ("2x3xf32",), "take: 2:4 of a block of 3"),
+        (Take(1, 3, ((2, 2),)), ("2x3xf32",), "take: 2:2 of a block of 3"),
+        (Take(1, 3, ()), ("2x3xf32",), "take: no ranges"),
+        (Pad(2, 4), ("2x3xf32",), "pad: axis 2 of a rank-2 tensor"),
+        (Pad(1, 2), ("2x3xf32",), "pad: axis 1 of tensor<2x3xf32> is longer than 2"),
+        (Scale(0), ("2x3xf32",), "scale takes a tensor and a vector, got 1 tensors"),
+        (Scale(2), ("2x3xf32", "3xf32"), "scale: axis 2 of a rank-2 tensor"),
+        (Scale(0), ("2x3xf32", "3xf32"), "scale: tensor<3xf32> does not fit axis 0 of tensor<2x3xf32>"),
+        (Scale(1), ("2x3xf32", "3x1xf32"), "scale: tensor<3x1xf32> does not fit axis 1"),
+        (Scale(1), ("2x3xi8", "3xf32"), "scale: tensor<2x3xi8> by tensor<3xf32>: both are floats"),
         (RopeTable("cos", 4), ("2x3xf32",), "inv_freq must be f32[n], got tensor<2x3xf32>"),
         (RopeTable("cos", 4), ("3xbf16",), "inv_freq must be f32[n], got tensor<3xbf16>"),
         (RopeTable("tan", 4), ("3xf32",), "function must be cos or sin, got tan"),
@@ -95,7 +143,7 @@ def test_transforms_that_do_not_fit(transform: Transform, inputs: tuple[str, ...
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("turn", "unknown transform 'turn'; there are cast, concat, reshape, rope_table, transpose"),
+        ("turn", "unknown transform 'turn'; there are cast, concat, pad, reshape, rope_table, scale, slice, take,"),
         ("cast{dtype=f99}", "malformed value 'f99' in a transform"),
         ("concat{axis=one}", "malformed value 'one' in a transform"),
         ("transpose{permutation=1xx0}", "malformed value '1xx0' in a transform"),
@@ -104,6 +152,11 @@ def test_transforms_that_do_not_fit(transform: Transform, inputs: tuple[str, ...
         ("concat{axis=0,axis=1}", "field 'axis' is given twice"),
         ("concat{name=x}", "transform concat has no field 'name'"),
         ("concat{axis=0,axes=1}", "transform concat has no field 'axes'"),
+        ("take{axis=0,block=4,ranges=0:1:2}", "malformed value '0:1:2' in a transform"),
+        ("take{axis=0,block=4,ranges=}", "malformed value '' in a transform"),
+        ("take{axis=0,ranges=0:1}", "transform take needs block"),
+        ("scale{at=1}", "transform scale needs axis"),
+        ("scale{axis=0,at=}", "malformed value '' in a transform"),
         ("concat{axis=0", "malformed transform 'concat{axis=0'"),
     ],
 )
@@ -131,6 +184,100 @@ def test_then_leaves_the_original() -> None:
     assert weight.then() == weight
 
 
+def test_defaults_may_be_written() -> None:
+    assert parse_transform("concat{axis=1,count=0,at=0}") == parse_transform("concat{at=0,axis=1}") == Concat(1)
+
+
+def test_steps_work_on_the_entries_that_they_name() -> None:
+    """Folded and fused projections as a chain: [q, w, k, w] -> [q * w, k, w] -> [q * w, k * w] -> one matrix."""
+    random = np.random.default_rng(0)
+    data = {"q": random.standard_normal((4, 3)), "k": random.standard_normal((2, 3)), "w": random.standard_normal(3)}
+    arrays = {name: array.astype(DType.BF16.numpy) for name, array in data.items()}
+    keys = ("q", "w", "k", "w")
+    sources = tuple(Source(key, tensor("x".join(map(str, arrays[key].shape)) + "xbf16")) for key in keys)
+    weight = Weight("qk", sources, transforms=(Scale(1), Scale(1, at=1), Concat(0)))
+    assert weight.type == tensor("6x3xbf16")
+    q, k, w = (torch.from_numpy(arrays[name].astype(np.float32)) for name in "qkw")
+    found = weight.materialize(lambda source: arrays[source.key])
+    expected = (torch.cat([q, k]) * w).bfloat16().float().numpy()
+    np.testing.assert_array_equal(found.astype(np.float32), expected)
+
+
+def test_a_source_is_read_when_it_is_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sources that wait are not in memory, nor are those whose step is done."""
+    log: list[str] = []
+
+    def apply(self: Scale, arrays: Sequence[Array]) -> Array:
+        log.append(f"scale {self.at}")
+        return arrays[0]
+
+    def read(source: Source) -> Array:
+        log.append(source.key)
+        return np.zeros(source.type.shape, np.float32)
+
+    monkeypatch.setattr(Scale, "apply", apply)
+    parts = [Weight(key, (Source(key, tensor("2x3xf32")), Source("w", tensor("3xf32")))) for key in "qk"]
+    joined = Weight.joined("qk", [part.then(Scale(1)) for part in parts], Concat(0))
+    assert joined.materialize(read).shape == (4, 3)
+    assert log == ["q", "w", "scale 0", "k", "w", "scale 1"]
+
+
+PARTS = (
+    Weight.stored("a", tensor("2x4xf32")),
+    Weight("b", (Source("b0", tensor("1x4xf32")), Source("b1", tensor("2x4xf32"))), transforms=(Concat(0),)),
+    Weight("c", (Source("c0", tensor("3x4xf32")), Source("c1", tensor("4xf32"))), transforms=(Scale(1),)).then(
+        Take(1, 4, ((2, 4), (0, 2))), Slice(0, 1, 3)
+    ),
+    Weight(
+        "d",
+        tuple(Source(f"d{i}", tensor("1x2xf32")) for i in range(3)),
+        transforms=(Pad(1, 4, at=1), Pad(1, 4, at=2), Concat(0, at=1), Slice(0, 1, 2, at=1), Pad(1, 4), Concat(0)),
+    ),
+)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0), (2, 2), (3, 1, 2), (0, 1, 2, 3), (3, 3, 0, 1, 1, 2), (1,)])
+def test_joined_chains_give_what_the_parts_give(order: tuple[int, ...]) -> None:
+    def data(source: Source) -> Array:
+        size = source.type.size
+        return np.arange(size, dtype=np.float32).reshape(source.type.shape) + 100 * sum(map(ord, source.key))
+
+    parts = [PARTS[i] for i in order]
+    joined = Weight.joined("w", parts, Concat(0))
+    wanted = np.concatenate([part.materialize(data) for part in parts])
+    assert (joined.name, joined.type.shape) == ("w", wanted.shape)
+    np.testing.assert_array_equal(joined.materialize(data), wanted)
+    again = Weight.joined("v", [joined, *parts], Concat(0, len(parts) + 1))
+    np.testing.assert_array_equal(again.materialize(data), np.concatenate([wanted, wanted]))
+    replayed = dataclasses.replace(again, transforms=tuple(parse_transform(str(item)) for item in again.transforms))
+    assert replayed == again
+
+
+def test_constants_are_not_joined() -> None:
+    constant = Weight("c", value=Dense.of(np.ones((2, 4), np.float32)))
+    for parts in ([PARTS[0], constant], [constant, constant]):
+        with pytest.raises(InvalidOpError) as caught:
+            Weight.joined("w", parts, Concat(0))
+        assert "weight w: c is a constant, which cannot be joined" in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [DType.F32, DType.BF16])
+@pytest.mark.parametrize(("shape", "axis"), [((700, 3000), 1), ((700, 3000), 0), ((5, 300, 900), 2), ((0, 4), 1)])
+def test_large_matrices_are_scaled_piece_by_piece(dtype: DType, shape: tuple[int, ...], axis: int) -> None:
+    random = np.random.default_rng(0)
+    matrix = random.standard_normal(shape, dtype=np.float32).astype(dtype.numpy)
+    vector = random.uniform(0.5, 1.5, shape[axis]).astype(dtype.numpy)
+    tracemalloc.start()
+    found = Scale(axis).apply([matrix, vector])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak <= matrix.nbytes + 3 * (4 << 20) + (1 << 20)
+    x, w = (torch.from_numpy(array.astype(np.float32)) for array in (matrix, vector))
+    scaled = x * w.reshape([-1 if i == axis else 1 for i in range(len(shape))])
+    expected = (scaled.bfloat16().float() if dtype == DType.BF16 else scaled).numpy()
+    np.testing.assert_array_equal(found.astype(np.float32), expected)
+
+
 @pytest.mark.parametrize(
     ("weight", "message"),
     [
@@ -141,8 +288,17 @@ def test_then_leaves_the_original() -> None:
         ),
         (
             Weight("w", (Source("a", tensor("2xf32")), Source("b", tensor("2xf32")))),
-            "weight w takes one tensor, got 2; concat comes first",
+            "weight w: its transforms leave 2 tensors; concat joins them",
         ),
+        (
+            Weight.stored("w", tensor("2x3xf32")).then(Transpose((1, 0), at=1)),
+            "transpose{permutation=1x0,at=1} takes entries that a list of 1 has not",
+        ),
+        (Weight.stored("w", tensor("2x3xf32")).then(Transpose((1, 0), at=-1)), "takes entries that a list of 1 has"),
+        (Weight.stored("w", tensor("2x3xf32")).then(Concat(0, 2)), "takes entries that a list of 1 has not"),
+        (Weight.stored("w", tensor("2x3xf32")).then(Concat(0, -1)), "takes entries that a list of 1 has not"),
+        (Weight.stored("w", tensor("2x3xf32")).then(Concat(0, at=1)), "takes entries that a list of 1 has not"),
+        (Weight.stored("w", tensor("2x3xf32")).then(Scale(1)), "scale{axis=1} takes entries that a list of 1 has not"),
         (
             Weight.stored("w", tensor("2x3xf32")).then(Transpose((1, 0)), Reshape((7,))),
             "tensor<3x2xf32> has 6 elements",

@@ -16,7 +16,7 @@ import pytest
 from g4c.errors import G4cError
 from g4c.ir.op import Dense
 from g4c.ir.types import DType, TensorType
-from g4c.ir.weights import Cast, Reshape, RopeTable, Source, Weight
+from g4c.ir.weights import Cast, Concat, Reshape, RopeTable, Scale, Source, Take, Weight
 from g4c.runtime import bundle as bundle_module
 from g4c.runtime.bundle import BundleWriter, open_bundle, tensor_json, type_json, weight_json
 
@@ -26,6 +26,11 @@ WEIGHTS = {
         "w", (Source("layers.0.w", TensorType((2, 3), DType.BF16)),), transforms=(Reshape((3, 2)), Cast(DType.F32))
     ),
     "table": Weight("table", value=Dense(TensorType((2,), DType.F32), bytes(8)), transforms=(RopeTable("cos", 16),)),
+    "qk": Weight(
+        "qk",
+        tuple(Source(key, TensorType(shape, DType.BF16)) for key, shape in (("q", (8, 4)), ("k", (4, 4)), ("n", (4,)))),
+        transforms=(Take(0, 4, ((2, 4), (0, 2))), Scale(1, at=1), Concat(0, 2)),
+    ),
 }
 
 

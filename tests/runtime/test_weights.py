@@ -16,7 +16,7 @@ from g4c.errors import G4cError
 from g4c.frontend.config import decoder_tensors, load_model_config
 from g4c.ir.op import Dense
 from g4c.ir.types import Array, DType, TensorType
-from g4c.ir.weights import Cast, Concat, Reshape, Source, Transpose, Weight
+from g4c.ir.weights import Cast, Concat, Reshape, Scale, Source, Transpose, Weight
 from g4c.runtime.aligned import is_aligned
 from g4c.runtime.random_weights import RandomWeights
 from g4c.runtime.weights import WeightStore, open_packed, pack_weights
@@ -205,6 +205,37 @@ def test_packing_keeps_one_tensor_in_memory(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert peak < 2 * (1024 * 2048 * 2) + (16 << 20)
     assert store.nbytes == 16 * 1024 * 2048 * 2
+
+
+def folded_and_fused(name: str, rows: int, columns: int, parts: int) -> Weight:
+    """`parts` projections of one input, each times that input's norm weight, as one matrix."""
+    norm = Source(f"{name}.norm.weight", TensorType((columns,), BF16))
+    sources = [(Source(f"{name}.{i}", TensorType((rows, columns), BF16)), norm) for i in range(parts)]
+    scaled = [Weight(pair[0].key, pair, transforms=(Scale(1),)) for pair in sources]
+    return Weight.joined(name, scaled, Concat(0))
+
+
+def test_fused_weights_are_packed(tmp_path: Path) -> None:
+    store = store_of(weight("a.weight", 8, 64), folded_and_fused("qkv", 8, 64, 3), weight("b.weight", 64))
+    pack_weights(tmp_path / "w", store)
+    packed, drawn = open_packed(tmp_path / "w", store.weights), RandomWeights(0)
+    norm = drawn.stored(weight("qkv.norm.weight", 64).sources[0]).astype(np.float32)
+    parts = [drawn.stored(weight(f"qkv.{i}", 8, 64).sources[0]).astype(np.float32) for i in range(3)]
+    wanted = (np.concatenate(parts) * norm).astype(ml_dtypes.bfloat16)
+    assert np.array_equal(packed["qkv"].view(np.uint16), wanted.view(np.uint16))
+    assert np.array_equal(packed["a.weight"], store["a.weight"])
+    assert is_aligned(packed["qkv"])
+
+
+def test_packing_a_fused_weight_takes_its_size_twice(tmp_path: Path) -> None:
+    """Its parts and the result; not the parts before they are scaled, and no whole matrix in f32."""
+    store = store_of(*(folded_and_fused(f"w{i}", 1024, 2048, 3) for i in range(4)))
+    store["w0"]
+    tracemalloc.start()
+    pack_weights(tmp_path / "w", store)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * (3 * 1024 * 2048 * 2) + (16 << 20)
 
 
 def test_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
