@@ -172,7 +172,7 @@ class G4cSide:
     def first_logits(self, prompt: list[int]) -> np.ndarray:
         """Logits [V] f32 that follow `prompt`, which is as long as a bucket."""
         self._session.reset()
-        return self._session.prefill([prompt], [[len(prompt) - 1]])[0, -1].astype(np.float32)
+        return self._session.prefill([prompt], [range(len(prompt))], [[len(prompt) - 1]])[0, -1].astype(np.float32)
 
     def run(self, prompt: list[int], steps: int) -> Repetition:
         from g4c.runtime.engine import GenerationOptions

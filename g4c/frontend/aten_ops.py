@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from g4c.ir.op import Op, Value
-from g4c.ir.ops.attention import AttentionOp, KvFillOp, KvUpdateOp
+from g4c.ir.ops.attention import AttentionOp, HeldPositionsOp, KvUpdateOp
 from g4c.ir.ops.contraction import LinearOp
 from g4c.ir.ops.elementwise import (
     AddOp,
@@ -22,6 +22,8 @@ from g4c.ir.ops.elementwise import (
     DivOp,
     ExpOp,
     GeluOp,
+    MaxOp,
+    MinOp,
     MulOp,
     NegOp,
     PowOp,
@@ -115,6 +117,13 @@ def _mean(im: _Importer, type: TensorType, x: Value, dims: list[int], keepdim: b
     return im.emit(ReduceOp(im.convert(x, type.dtype), "mean", axes, keepdim, loc=im.loc))
 
 
+@_handles("aten.clamp.default")
+def _clamp(im: _Importer, type: TensorType, x: Value, low: float | None = None, high: float | None = None) -> Value:
+    if low is not None:
+        x = im.emit(MaxOp(x, im.scalar(low, type.dtype), loc=im.loc))
+    return x if high is None else im.emit(MinOp(x, im.scalar(high, type.dtype), loc=im.loc))
+
+
 # -- shape ----------------------------------------------------------------------------------------------------------
 @_handles("aten.view.default", "aten.reshape.default", "aten.unsqueeze.default", "aten.squeeze.dim")
 def _reshape(im: _Importer, type: TensorType, x: Value, *args: object) -> Value:
@@ -188,14 +197,14 @@ def _select_rows(im: _Importer, type: TensorType, x: Value, rows: Value) -> Valu
     return im.emit(SelectRowsOp(x, rows, loc=im.loc))
 
 
-@_handles("g4c.kv_fill.default")
-def _kv_fill(im: _Importer, type: TensorType, cache: Value, x: Value, start: int) -> Value:
-    return im.emit(KvFillOp(cache, x, start, loc=im.loc))
-
-
 @_handles("g4c.kv_update.default")
 def _kv_update(im: _Importer, type: TensorType, cache: Value, x: Value, positions: Value) -> Value:
     return im.emit(KvUpdateOp(cache, x, positions, loc=im.loc))
+
+
+@_handles("g4c.held_positions.default")
+def _held_positions(im: _Importer, type: TensorType, positions: Value, slots: int) -> Value:
+    return im.emit(HeldPositionsOp(positions, slots, True, loc=im.loc))
 
 
 @_handles("g4c.attention.default")
@@ -206,9 +215,10 @@ def _attention(
     k: Value,
     v: Value,
     positions: Value,
+    key_positions: Value,
     scale: float,
     window: int,
-    span: int,
 ) -> Value:
+    """Torch has q as [b, H, s, d], the IR as [b, s, H, d]."""
     heads_last = im.emit(TransposeOp(q, (0, 2, 1, 3), loc=im.loc))
-    return im.emit(AttentionOp(heads_last, k, v, positions, scale, window, span, loc=im.loc))
+    return im.emit(AttentionOp(heads_last, (k,), (v,), positions, (key_positions,), float(scale), window, loc=im.loc))

@@ -17,10 +17,10 @@ from torch import Tensor
 
 _library = torch.library.Library("g4c", "DEF")
 
-_library.define("kv_fill(Tensor cache, Tensor x, int start) -> Tensor")
 _library.define("kv_update(Tensor cache, Tensor x, Tensor positions) -> Tensor")
+_library.define("held_positions(Tensor positions, int slots) -> Tensor")
 _library.define(
-    "attention(Tensor q, Tensor k, Tensor v, Tensor positions, float scale, int window, int span) -> Tensor"
+    "attention(Tensor q, Tensor k, Tensor v, Tensor positions, Tensor key_positions, float scale, int window) -> Tensor"
 )
 _library.define("select_rows(Tensor x, Tensor rows) -> Tensor")
 _library.define("layer_enter(Tensor[] state, int layer) -> Tensor[]")
@@ -28,35 +28,42 @@ _library.define("layer_exit(Tensor[] state, int layer) -> Tensor[]")
 _library.define("layer_repeat(Tensor[] state, int layer, int like) -> Tensor[]")
 
 
-def _kv_fill(cache: Tensor, x: Tensor, start: int) -> Tensor:
-    """cache[b,C,K,d] with rows start..start+s-1 replaced by x [b,s,K,d]."""
-    updated = cache.clone()
-    updated[:, start : start + x.shape[1]] = x
-    return updated
-
-
 def _kv_update(cache: Tensor, x: Tensor, positions: Tensor) -> Tensor:
-    """cache[b,C,K,d] with row positions[b,i] replaced by x[b,i]; x is [b,s,K,d], positions is [b,s] integer."""
+    """cache[b,C,K,d] with slot positions[b,i] mod C replaced by x[b,i] where that is not negative.
+
+    x is [b,s,K,d], positions is [b,s] integer.
+    """
     updated = cache.clone()
     for row in range(cache.shape[0]):
-        updated[row, positions[row].long()] = x[row]
+        for i in range(x.shape[1]):
+            if positions[row, i] >= 0:
+                updated[row, int(positions[row, i]) % cache.shape[1]] = x[row, i]
     return updated
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, scale: float, window: int, span: int) -> Tensor:
+def _held_positions(positions: Tensor, slots: int) -> Tensor:
+    """[b, slots]: the largest p <= max(positions[b]) with p mod slots = slot; negative where there is none."""
+    last = positions.max(dim=1, keepdim=True).values
+    held = last - torch.remainder(last - torch.arange(slots), slots)
+    return held.masked_fill(last < 0, -1).to(torch.int32)
+
+
+def _attention(
+    q: Tensor, k: Tensor, v: Tensor, positions: Tensor, key_positions: Tensor, scale: float, window: int
+) -> Tensor:
     """softmax(scale * q k^T + mask) v over cache slots; q[b,H,s,d], k and v [b,C,K,d], result [b,s,H,d].
 
-    Slot j is visible to the query at position p iff j <= p, j < span, and (window == 0 or j > p - window). Scores and
-    softmax in f32.
+    The key at position j is visible to the query at position p iff 0 <= j <= p and (window == 0 or j > p - window).
+    Scores and softmax in f32. A query that sees no key gives NaN.
     """
     groups = q.shape[1] // k.shape[2]
-    keys = k[:, :span].float().transpose(1, 2).repeat_interleave(groups, dim=1)
-    values = v[:, :span].float().transpose(1, 2).repeat_interleave(groups, dim=1)
-    slot = torch.arange(span)[None, None, None, :]
+    keys = k.float().transpose(1, 2).repeat_interleave(groups, dim=1)
+    values = v.float().transpose(1, 2).repeat_interleave(groups, dim=1)
+    held = key_positions[:, None, None, :].long()
     position = positions[:, None, :, None].long()
-    visible = slot <= position
+    visible = (held >= 0) & (held <= position)
     if window:
-        visible = visible & (slot > position - window)
+        visible = visible & (held > position - window)
     scores = (q.float() @ keys.transpose(2, 3) * scale).masked_fill(~visible, float("-inf"))
     weights = scores.softmax(-1).to(q.dtype).float()
     return (weights @ values).to(q.dtype).transpose(1, 2).contiguous()
@@ -68,7 +75,7 @@ def _select_rows(x: Tensor, rows: Tensor) -> Tensor:
 
 
 def _attention_shape(
-    q: Tensor, k: Tensor, v: Tensor, positions: Tensor, scale: float, window: int, span: int
+    q: Tensor, k: Tensor, v: Tensor, positions: Tensor, key_positions: Tensor, scale: float, window: int
 ) -> Tensor:
     batch, heads, length, head_dim = q.shape
     return q.new_empty((batch, length, heads, head_dim))
@@ -85,12 +92,12 @@ def _layer_repeat_shape(state: list[Tensor], layer: int, like: int) -> list[Tens
 # What a repeated layer returns, as indices into its state: hidden states, its own k cache, its own v cache.
 REPEAT_RESULTS = (0, 1, 2)
 
-_library.impl("kv_fill", _kv_fill, "CPU")
 _library.impl("kv_update", _kv_update, "CPU")
+_library.impl("held_positions", _held_positions, "CPU")
 _library.impl("attention", _attention, "CPU")
 _library.impl("select_rows", _select_rows, "CPU")
-_library.impl("kv_fill", lambda cache, x, start: torch.empty_like(cache), "Meta")
 _library.impl("kv_update", lambda cache, x, positions: torch.empty_like(cache), "Meta")
+_library.impl("held_positions", lambda x, slots: x.new_empty((x.shape[0], slots), dtype=torch.int32), "Meta")
 _library.impl("attention", _attention_shape, "Meta")
 _library.impl("select_rows", lambda x, rows: x.new_empty((x.shape[0], rows.shape[1], x.shape[2])), "Meta")
 _library.impl("layer_enter", _layer_exit_shape, "Meta")

@@ -146,14 +146,13 @@ def _unstored_buffers(model: Any) -> dict[str, Tensor]:
 class ProgramCache:
     """The cache object that Hugging Face's attention calls: explicit tensors, one K and one V per layer.
 
-    `update` writes layer `i`'s own cache and returns the cache that layer `i` attends to, its donor's. Written are the
-    slots from `start` on, or, where that is None, the slots that `positions` says at run time.
+    `update` writes layer `i`'s own cache at `positions` and returns the cache that layer `i` attends to, its donor's.
     """
 
-    def __init__(self, donors: tuple[int, ...], states: list[Tensor], positions: Tensor, start: int | None) -> None:
+    def __init__(self, donors: tuple[int, ...], states: list[Tensor], positions: Tensor) -> None:
         self.donors = donors
         self.keys, self.values = states[0::2], states[1::2]
-        self.positions, self.start = positions, start
+        self.positions = positions
 
     def update(
         self, key: Tensor, value: Tensor, layer_idx: int, *args: object, **kwargs: object
@@ -164,8 +163,6 @@ class ProgramCache:
         return self.keys[donor], self.values[donor]
 
     def _written(self, state: Tensor, x: Tensor) -> Tensor:
-        if self.start is not None:
-            return torch.ops.g4c.kv_fill(state, x, self.start)
         return torch.ops.g4c.kv_update(state, x, self.positions)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -185,8 +182,8 @@ def _attention(
     *,
     scaling: float,
     sliding_window: int | None = None,
-    position_ids: Tensor,
-    kv_span: int,
+    positions: Tensor,
+    key_positions: Tensor,
     **kwargs: object,
 ) -> tuple[Tensor, None]:
     """Hugging Face's attention interface; query is [b, H, s, d], key and value are whole caches, the result is [b, s,
@@ -196,7 +193,7 @@ def _attention(
     assert module.is_causal, "bidirectional attention"
     assert not kwargs.get("softcap"), "softcapped attention"
     window = sliding_window or 0
-    return torch.ops.g4c.attention(query, key, value, position_ids, float(scaling), window, kv_span), None
+    return torch.ops.g4c.attention(query, key, value, positions, key_positions, float(scaling), window), None
 
 
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attention)
@@ -206,20 +203,19 @@ class Program(nn.Module):
     """One entry point: Hugging Face's forward as a function of explicit tensors.
 
     forward(inputs, caches): inputs are token_ids [b, s], positions [b, s] and, if `select_rows`, rows [b, r]; caches
-    are alternately K and V in layer order. Returns (logits, updated caches). `span`: how many cache slots can be
-    visible; `start`: the slot of the first position where that is fixed, else None.
+    are alternately K and V in layer order, all of as many slots. Returns (logits, updated caches). Padding has position
+    -1, which Hugging Face's code never sees: its rotary embedding gets 0 there.
     """
 
-    def __init__(self, decoder: Decoder, span: int, start: int | None, select_rows: bool) -> None:
+    def __init__(self, decoder: Decoder, select_rows: bool) -> None:
         super().__init__()
         self.decoder = decoder.model
         self.donors = decoder.donors
-        self.span, self.start = span, start
         self.select_rows = select_rows
 
     def forward(self, inputs: list[Tensor], caches: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         token_ids, positions = inputs[:2]
-        cache = ProgramCache(self.donors, caches, positions, self.start)
+        cache = ProgramCache(self.donors, caches, positions)
         head: Any = self.decoder.lm_head
         hook = head.register_forward_pre_hook(
             lambda _, args: (torch.ops.g4c.select_rows(args[0], inputs[2]),) if self.select_rows else None
@@ -227,11 +223,12 @@ class Program(nn.Module):
         try:
             output = self.decoder(
                 input_ids=token_ids,
-                position_ids=positions,
+                position_ids=positions.clamp(min=0),
                 past_key_values=cache,
                 use_cache=True,
                 attention_mask=dict.fromkeys(("full_attention", "sliding_attention")),
-                kv_span=self.span,
+                positions=positions,
+                key_positions=torch.ops.g4c.held_positions(positions, caches[0].shape[1]),
             )
         finally:
             hook.remove()

@@ -58,22 +58,20 @@ class TraceOptions:
 
 @dataclass(frozen=True)
 class ProgramShape:
-    """One program: `length` positions per call, from `start` on (None: said at run time), seeing `span` cache slots.
+    """One program: `length` positions per call, wherever they start.
 
     `rows`: how many rows of logits it returns, chosen at run time; 0: those of all positions.
     """
 
     name: str
     length: int
-    start: int | None
-    span: int
     rows: int
 
 
 def program_shapes(options: TraceOptions) -> list[ProgramShape]:
-    """The programs that `options` ask for. A prefill starts at position 0, so it sees no further than its bucket."""
-    prefill = [ProgramShape(f"prefill_{n}", n, 0, n, options.logit_rows) for n in options.buckets]
-    return [*prefill, ProgramShape("decode", 1, None, options.max_context, 0)]
+    """The programs that `options` ask for."""
+    prefill = [ProgramShape(f"prefill_{n}", n, options.logit_rows) for n in options.buckets]
+    return [*prefill, ProgramShape("decode", 1, 0)]
 
 
 def trace_programs(config: ModelConfig, options: TraceOptions) -> Module:
@@ -116,7 +114,7 @@ def _export(decoder: Decoder, module: Module, shape: ProgramShape, options: Trac
     if shape.rows:
         inputs.append(meta((options.batch, shape.rows), torch.int32))
     caches = [meta(cache.type.shape, _TORCH_DTYPES[cache.type.dtype]) for cache in module.caches.values()]
-    program = Program(decoder, shape.span, shape.start, select_rows=bool(shape.rows))
+    program = Program(decoder, select_rows=bool(shape.rows))
     try:
         with torch.no_grad():
             return torch.export.export(program, (inputs, caches), strict=False)

@@ -73,18 +73,25 @@ def find_angles(module: Module, function: Function) -> dict[Value, Angles]:
     """Values of `function` that combine positions and frequencies. Those before cos or sin have `function` ""."""
     known: dict[Value, _Known] = {}
     for param in function.params:
-        if param.dtype == DType.S32 and param.type.rank == 2:
-            axes = tuple(axis if n > 1 else "" for axis, n in zip("bs", param.shape, strict=True))
-            known[param] = _Known(axes, positions=param)
+        _enter_positions(param, known)
     for op in function.ops:
         outcome = _step(module, op, known)
         if outcome is not None:
             known[op.result] = outcome
+        elif len(op.results) == 1:
+            _enter_positions(op.result, known)
     return {
         value: Angles(k.positions, k.frequencies, k.function, k.casts, k.axes, k.count, k.columns, k.loc)
         for value, k in known.items()
         if k.positions is not None and k.frequencies
     }
+
+
+def _enter_positions(value: Value, known: dict[Value, _Known]) -> None:
+    """Any integers [b, s] may turn out to be the positions."""
+    if value.dtype == DType.S32 and value.type.rank == 2:
+        axes = tuple(axis if n > 1 else "" for axis, n in zip("bs", value.shape, strict=True))
+        known[value] = _Known(axes, positions=value)
 
 
 def _step(module: Module, op: Op, known: dict[Value, _Known]) -> _Known | None:

@@ -14,7 +14,7 @@ from typing import NoReturn
 from g4c.errors import G4cError
 from g4c.ir.module import Function, Module
 from g4c.ir.op import Op, Value
-from g4c.ir.ops import CallOp, KvFillOp, KvUpdateOp
+from g4c.ir.ops import CallOp, KvUpdateOp
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class _Walk:
                 if result.value in inner:
                     states[value] = inner[result.value]
             return
-        update = op if isinstance(op, (KvFillOp, KvUpdateOp)) else None
+        update = op if isinstance(op, KvUpdateOp) else None
         for value in op.operands:
             state = states.get(value)
             if state is None or (update is not None and value is update.cache):

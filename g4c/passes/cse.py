@@ -28,7 +28,6 @@ class Cse(Pass):
     """
 
     name = "cse"
-    runs_after = ("specialize-layers",)
     level_before = None
 
     def run(self, module: Module, ctx: PassContext) -> PassResult:

@@ -37,7 +37,6 @@ class EliminateSharedKv(Pass):
     """
 
     name = "eliminate-shared-kv"
-    runs_after = ("specialize-layers",)
 
     def run(self, module: Module, ctx: PassContext) -> PassResult:
         for program in module.programs:

@@ -12,10 +12,23 @@ import re
 
 from g4c.ir.module import Function, Result
 from g4c.ir.op import Op, Value
-from g4c.ir.ops import AttentionOp, CallOp, GatedGeluOp, KvFillOp, KvUpdateOp, LoadWeightOp, ReshapeOp, RopeOp
+from g4c.ir.ops import AttentionOp, CallOp, GatedGeluOp, KvUpdateOp, LoadWeightOp, ReshapeOp, RopeOp
 from g4c.passes.layer_paths import relative_name, to_any_layer
 
-_ORDER = ("hidden", "per_layer_input", "positions", "cos", "sin", "k_cache", "v_cache", "cache")
+_ORDER = (
+    "hidden",
+    "per_layer_input",
+    "rows",
+    "positions",
+    "key_positions",
+    "cos",
+    "sin",
+    "k_cache",
+    "v_cache",
+    "k_chunk",
+    "v_chunk",
+    "cache",
+)
 
 
 def outline(
@@ -81,9 +94,10 @@ def _cache_roles(ops: list[Op]) -> dict[Value, str]:
     roles: dict[Value, str] = {}
     for op in reversed(ops):
         if isinstance(op, AttentionOp):
-            roles.setdefault(op.k, "k_cache")
-            roles.setdefault(op.v, "v_cache")
-        elif isinstance(op, (KvFillOp, KvUpdateOp)):
+            for part, values in (("k", op.keys), ("v", op.values)):
+                for value, what in zip(values, ("cache", "chunk"), strict=False):
+                    roles.setdefault(value, f"{part}_{what}")
+        elif isinstance(op, KvUpdateOp):
             roles[op.cache] = roles.setdefault(op.result, "cache")
     return roles
 
@@ -93,7 +107,7 @@ def _role(value: Value, uses: list[tuple[str, Op]], roles: dict[Value, str]) -> 
     if value in roles:
         return roles[value]
     for field, op in uses:
-        if field == "positions" or (isinstance(op, RopeOp) and field in ("cos", "sin")):
+        if field in ("rows", "positions", "key_positions") or (isinstance(op, RopeOp) and field in ("cos", "sin")):
             return field
         if isinstance(op, GatedGeluOp) and field == "up":
             return "per_layer_input"

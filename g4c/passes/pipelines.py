@@ -30,10 +30,9 @@ _ALL: tuple[type[Pass], ...] = (
 )
 PASSES: dict[str, type[Pass]] = {cls.name: cls for cls in _ALL}
 
-# Simplify first, so that patterns are met in one form; tables before layers are cut out, so that cos and sin are
-# computed outside of them; layers before sharing is looked at, so that it is looked at once per kind; merge and clean
-# up last, because dead code is what eliminate-shared-kv reports on.
-DEFAULT_PIPELINE = "canonicalize,precompute-rope,specialize-layers,eliminate-shared-kv,canonicalize,cse,dce"
+# Simplify first, so that patterns are met in one form. Passes that follow values from layer to layer see whole programs;
+# cutting the layers out comes last, so that what those passes made of a layer decides what kind it is.
+DEFAULT_PIPELINE = "canonicalize,precompute-rope,eliminate-shared-kv,canonicalize,cse,dce,specialize-layers"
 
 # What makes the CPU backend's own form of a program, on top of the default.
 CPU_PIPELINE = "split-matvec,mask-kv-updates"

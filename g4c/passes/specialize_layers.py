@@ -10,7 +10,7 @@ from operator import or_
 from g4c.errors import G4cError
 from g4c.ir.module import Function, Module
 from g4c.ir.op import Loc, Op, SymbolRef, Value
-from g4c.ir.ops import AttentionOp, CallOp, KvFillOp, KvUpdateOp, SliceOp
+from g4c.ir.ops import AttentionOp, CallOp, KvUpdateOp, SliceOp
 from g4c.ir.printer import format_attribute
 from g4c.passes.contract import Pass, PassContext, PassResult
 from g4c.passes.layer_functions import outline
@@ -23,8 +23,8 @@ class SpecializeLayers(Pass):
 
     Which op belongs to which layer is read from the module paths ("model.layers.3.mlp"). Two layers are of one kind if
     their ops are the same up to locations and weights; the weights become parameters. What a kind is called is read
-    from what it does: sliding or full by its attention's window, own or shared by whether it reads what it wrote into
-    a cache. Slices of what comes from outside (a layer's part of the per-layer inputs) stay outside, because they
+    from what it does: sliding or full by its attention's window, own or shared by whether it writes the cache that it
+    reads. Slices of what comes from outside (a layer's part of the per-layer inputs) stay outside, because they
     differ from layer to layer.
 
     before:  func.func @decode(...) {
@@ -135,9 +135,9 @@ def kind_name(function: Function) -> str:
     attentions = list(function.ops_of(AttentionOp))
     if not attentions:
         return "layer"
-    written = {op.results[0] for op in function.ops if isinstance(op, (KvFillOp, KvUpdateOp))}
     window = "sliding" if any(op.window for op in attentions) else "full"
-    return f"{window}_{'own' if all(op.k in written for op in attentions) else 'shared'}"
+    written = {value for op in function.ops_of(KvUpdateOp) for value in (op.cache, op.result)}
+    return f"{window}_{'own' if all(op.keys[0] in written for op in attentions) else 'shared'}"
 
 
 def _replace_by_calls(module: Module, program: Function, regions: list[Region]) -> int:

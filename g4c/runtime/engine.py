@@ -1,9 +1,9 @@
 """Generation: prompts in, tokens out one at a time, over whatever runs the programs.
 
 In: token ids of up to `batch` prompts, options. Out: an iterator of `Token`s, then statistics.
-Invariants: every token of a prompt is fed exactly once, at its own position, through the smallest prefill bucket that
-holds the prompt, and what lies past the largest bucket through decode; a sequence ends at an end token, at
-`max_new_tokens`, or when the context is full. Nothing here knows what the programs run on.
+Invariants: every token of a prompt is fed exactly once, at its own position, in chunks of the largest prefill bucket and
+a last one through the smallest bucket that holds it; a sequence ends at an end token, at `max_new_tokens`, or when the
+context is full. Nothing here knows what the programs run on.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Runner(Protocol):
     buckets: tuple[int, ...]
     vocabulary: int
 
-    def prefill(self, token_ids: npt.ArrayLike, rows: npt.ArrayLike) -> Array: ...
+    def prefill(self, token_ids: npt.ArrayLike, positions: npt.ArrayLike, rows: npt.ArrayLike) -> Array: ...
     def decode(self, token_ids: npt.ArrayLike, positions: npt.ArrayLike) -> Array: ...
     def reset(self) -> None: ...
 
@@ -93,11 +93,6 @@ class _Sequence:
     finish_reason: FinishReason | None = None
     new: list[int] = field(default_factory=list)
 
-    @property
-    def in_prompt(self) -> bool:
-        """Whether the next logits are of a prompt token that is not the last one."""
-        return self.fed < self.prompt
-
 
 class Generation:
     """A running generation: iterate for tokens. `statistics` grows with them, `token_ids(i)` gives those of one."""
@@ -129,56 +124,62 @@ class Generation:
         logits = self._prefill()
         self.statistics.prefill_seconds = self._clock() - start
         tokens = self._choose(logits)
-        elapsed = self._clock() - start
-        while True:
-            if tokens and not self.statistics.first_token_seconds:
-                self.statistics.first_token_seconds = elapsed
-            yield from tokens
-            if all(sequence.finish_reason for sequence in self._sequences):
-                return
-            in_prompt = any(sequence.in_prompt for sequence in self._sequences)
+        self.statistics.first_token_seconds = self._clock() - start
+        yield from tokens
+        while not all(sequence.finish_reason for sequence in self._sequences):
             start = self._clock()
             tokens = self._choose(self._decode())
-            step = self._clock() - start
-            elapsed += step
-            if in_prompt:
-                self.statistics.prefill_steps += 1
-                self.statistics.prefill_seconds += step
-            else:
-                self.statistics.decode_steps += 1
-                self.statistics.decode_seconds += step
+            self.statistics.decode_steps += 1
+            self.statistics.decode_seconds += self._clock() - start
+            yield from tokens
 
     def _prefill(self) -> Array:
-        """Feed the first part of every prompt; logits [batch, vocabulary] of each one's last token in it."""
+        """Feed the prompts, chunk by chunk; logits [batch, vocabulary] of each one's last token."""
         runner = self._runner
         runner.reset()
-        longest = min(max(sequence.prompt for sequence in self._sequences), runner.buckets[-1])
-        ids = np.zeros((runner.batch, longest), np.int32)
+        longest = max(sequence.prompt for sequence in self._sequences)
+        logits: Array | None = None
+        for start in range(0, longest, runner.buckets[-1]):
+            found = self._prefill_chunk(start, min(longest - start, runner.buckets[-1]))
+            logits = found.copy() if logits is None else logits
+            for sequence in self._sequences:
+                if start < sequence.prompt <= start + runner.buckets[-1]:
+                    logits[sequence.index] = found[sequence.index]
+        assert logits is not None
+        return logits
+
+    def _prefill_chunk(self, start: int, length: int) -> Array:
+        """Feed what each prompt has from `start` on, up to `length` tokens; logits of its last token in the chunk."""
+        runner = self._runner
+        ids = np.zeros((runner.batch, length), np.int32)
+        positions = np.full((runner.batch, length), -1, np.int32)
         last = np.zeros((runner.batch, 1), np.int32)
         for sequence in self._sequences:
-            sequence.fed = min(sequence.prompt, longest)
-            ids[sequence.index, : sequence.fed] = sequence.tokens[: sequence.fed]
-            last[sequence.index] = sequence.fed - 1
-        self.statistics.bucket = next(bucket for bucket in runner.buckets if bucket >= longest)
-        self.statistics.prefill_steps = 1
-        return runner.prefill(ids, last)[:, -1]
+            chunk = sequence.tokens[start : min(start + length, sequence.prompt)]
+            if chunk:
+                ids[sequence.index, : len(chunk)] = chunk
+                positions[sequence.index, : len(chunk)] = np.arange(start, start + len(chunk))
+                last[sequence.index] = len(chunk) - 1
+                sequence.fed = start + len(chunk)
+        self.statistics.bucket = next(bucket for bucket in runner.buckets if bucket >= length)
+        self.statistics.prefill_steps += 1
+        return runner.prefill(ids, positions, last)[:, -1]
 
     def _decode(self) -> Array:
-        """Feed one token of every sequence; logits [batch, vocabulary]. Ended ones repeat their last position."""
+        """Feed one token of every sequence; logits [batch, vocabulary]. Ended ones sit it out, at position -1."""
         ids = np.zeros((self._runner.batch, 1), np.int32)
-        positions = np.zeros((self._runner.batch, 1), np.int32)
+        positions = np.full((self._runner.batch, 1), -1, np.int32)
         for sequence in self._sequences:
-            if sequence.fed < len(sequence.tokens) and sequence.finish_reason is None:
+            if sequence.finish_reason is None:
+                ids[sequence.index], positions[sequence.index] = sequence.tokens[sequence.fed], sequence.fed
                 sequence.fed += 1
-            ids[sequence.index] = sequence.tokens[sequence.fed - 1]
-            positions[sequence.index] = sequence.fed - 1
         return self._runner.decode(ids, positions)[:, -1]
 
     def _choose(self, logits: Array) -> list[Token]:
-        """Draw the next token of every running sequence whose prompt is through."""
+        """Draw the next token of every running sequence."""
         tokens = []
         for sequence in self._sequences:
-            if sequence.finish_reason or sequence.in_prompt:
+            if sequence.finish_reason:
                 continue
             chosen = sequence.sampler(logits[sequence.index])
             sequence.tokens.append(chosen)
@@ -234,5 +235,7 @@ class Engine:
 
     def programs(self, prompt_tokens: int) -> tuple[str, ...]:
         """Names of the programs that a prompt of this length runs, so that they can be prepared beforehand."""
-        buckets = [bucket for bucket in self.runner.buckets if bucket >= prompt_tokens] or self.runner.buckets[-1:]
-        return (*(f"prefill_{bucket}" for bucket in buckets[:1]), "decode")
+        largest = self.runner.buckets[-1]
+        chunks = [largest] * (prompt_tokens // largest) + [prompt_tokens % largest] * (prompt_tokens % largest > 0)
+        used = (next(bucket for bucket in self.runner.buckets if bucket >= chunk) for chunk in chunks)
+        return (*(f"prefill_{bucket}" for bucket in dict.fromkeys(used)), "decode")

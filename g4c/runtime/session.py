@@ -52,33 +52,46 @@ class Session:
             self._executables[name] = executable
         return executable
 
-    def prefill(self, token_ids: npt.ArrayLike, rows: npt.ArrayLike) -> Array:
-        """Process prompts from position 0 on; logits [batch, rows, vocabulary] of the positions `rows`.
+    def prefill(self, token_ids: npt.ArrayLike, positions: npt.ArrayLike, rows: npt.ArrayLike) -> Array:
+        """Process one chunk of prompts; logits [batch, rows, vocabulary] of the rows that are asked for.
 
-        `token_ids` [batch, n] goes through the smallest bucket that has room for n, padded on the right; `rows`
-        [batch, r] names positions below n, r at most `logit_rows`. What the padding leaves in the caches lies at later
-        positions and is overwritten before any query can see it. G4C-R054 where a shape does not fit.
+        `token_ids`, `positions` [batch, n] go through the smallest bucket that has room for n. In each sequence the
+        positions are consecutive, from wherever its last chunk ended, and -1 after them where it has fewer than n. What
+        came before is in the caches. `rows` [batch, r] names rows below n, r at most `logit_rows`. G4C-R054 where a
+        shape does not fit.
         """
-        ids = np.asarray(token_ids, np.int32)
+        ids, places = np.asarray(token_ids, np.int32), np.asarray(positions, np.int32)
         bucket = next((bucket for bucket in self.buckets if ids.ndim == 2 and ids.shape[1] <= bucket), None)
         if bucket is None:
             raise G4cError("G4C-R054", f"token ids {list(ids.shape)} fit no prefill bucket of {list(self.buckets)}")
-        padded = np.zeros((ids.shape[0], bucket), np.int32)
-        padded[:, : ids.shape[1]] = ids
-        positions = np.broadcast_to(np.arange(bucket, dtype=np.int32), padded.shape)
+        if places.shape != ids.shape:
+            raise G4cError("G4C-R054", f"positions {list(places.shape)} are not those of token ids {list(ids.shape)}")
         wanted = np.asarray(rows, np.int32)
         if wanted.ndim != 2 or not 0 < wanted.shape[1] <= self.logit_rows:
             raise G4cError("G4C-R054", f"rows {list(wanted.shape)} are not [batch, 1 to {self.logit_rows}]")
+        padding = ((0, 0), (0, bucket - ids.shape[1]))
         filled = np.pad(wanted, ((0, 0), (0, self.logit_rows - wanted.shape[1])), mode="edge")
-        return self._run(f"prefill_{bucket}", (padded, positions, filled))[:, : wanted.shape[1]]
+        inputs = (np.pad(ids, padding), np.pad(places, padding, constant_values=-1), filled)
+        return self._run(f"prefill_{bucket}", inputs)[:, : wanted.shape[1]]
 
     def decode(self, token_ids: npt.ArrayLike, positions: npt.ArrayLike) -> Array:
-        """One step: logits [batch, 1, vocabulary] for `token_ids` [batch, 1] at `positions` [batch, 1]. G4C-R054."""
+        """One step: logits [batch, 1, vocabulary] for `token_ids` [batch, 1] at `positions` [batch, 1]. G4C-R054.
+
+        A sequence at position -1 sits this step out: its caches stay, its logits mean nothing.
+        """
         return self._run(DECODE, (np.asarray(token_ids, np.int32), np.asarray(positions, np.int32)))
 
     def reset(self) -> None:
         """Forget all sequences: the caches start over as zeros."""
         self._caches = {}
+
+    def save(self) -> dict[str, Array]:
+        """A copy of all caches, for `restore`."""
+        return {name: self.cache(name) for name in self.bundle.caches}
+
+    def restore(self, saved: Mapping[str, Array]) -> None:
+        """Go back to the caches that `save` gave."""
+        self._caches = {name: self._client.copy(array) for name, array in saved.items()}
 
     def cache(self, name: str) -> Array:
         """A copy of what the cache `name` holds."""

@@ -1,7 +1,7 @@
 """Logits of any positions of a token sequence, from a bundle's programs.
 
 In: a session, tokens. Out: arrays [positions, V]. Invariant: the logits come from the programs that `g4c run` runs, in
-the order in which it runs them: one prefill bucket, then decode, one token at a time.
+the order in which it runs them: the prompt in chunks through the prefill buckets, then decode, one token at a time.
 """
 
 from __future__ import annotations
@@ -16,23 +16,36 @@ from g4c.runtime.session import Session
 def program_logits(session: Session, tokens: Sequence[int], prompt: int, positions: Sequence[int]) -> np.ndarray:
     """Logits [len(positions), V] as f32 at `positions` (ascending) of `tokens`, the first `prompt` of them the prompt.
 
-    The prompt goes through the smallest bucket that holds it; what is past the largest bucket, and all later tokens, go
-    through decode. A bucket that gives fewer rows than are asked for runs again; it writes the same caches.
+    The prompt goes through the buckets as `Engine` sends it; later tokens go through decode. A chunk of which more rows
+    are asked for than its program gives runs again, from the caches as they were before it.
     """
     session.reset()
-    prefilled = min(prompt, session.buckets[-1])
-    ids = np.asarray(tokens[:prefilled], np.int32)[None].repeat(session.batch, axis=0)
-    wanted = [position for position in positions if position < prefilled]
     found: list[np.ndarray] = []
-    for start in range(0, max(len(wanted), 1), session.logit_rows):
-        rows = np.asarray(wanted[start : start + session.logit_rows] or [prefilled - 1], np.int32)
-        logits = session.prefill(ids, rows[None].repeat(session.batch, axis=0))
-        if wanted:
-            found.extend(logits[0].astype(np.float32))
-    later = set(positions) - set(wanted)
-    for position in range(prefilled, max(positions, default=-1) + 1):
+    for start in range(0, prompt, session.buckets[-1]):
+        stop = min(start + session.buckets[-1], prompt)
+        found += _chunk(session, tokens[start:stop], start, [p - start for p in positions if start <= p < stop])
+    later = {position for position in positions if position >= prompt}
+    for position in range(prompt, max(positions, default=-1) + 1):
         token = np.full((session.batch, 1), tokens[position], np.int32)
         logits = session.decode(token, np.full((session.batch, 1), position, np.int32))
         if position in later:
             found.append(logits[0, 0].astype(np.float32))
     return np.stack(found)
+
+
+def _chunk(session: Session, tokens: Sequence[int], start: int, rows: Sequence[int]) -> list[np.ndarray]:
+    """Run one chunk of the prompt, the same in all sequences; logits of `rows` of it."""
+
+    def everywhere(values: Sequence[int]) -> np.ndarray:
+        return np.asarray(values, np.int32)[None].repeat(session.batch, axis=0)
+
+    places = range(start, start + len(tokens))
+    groups = [rows[i : i + session.logit_rows] for i in range(0, len(rows), session.logit_rows)] or [[len(tokens) - 1]]
+    before = session.save() if len(groups) > 1 else {}
+    found: list[np.ndarray] = []
+    for index, group in enumerate(groups):
+        if index:
+            session.restore(before)
+        logits = session.prefill(everywhere(tokens), everywhere(places), everywhere(group))
+        found += list(logits[0].astype(np.float32)) if rows else []
+    return found

@@ -52,7 +52,7 @@ class Verification:
 
 
 def default_lengths(bundle: Bundle, window: int) -> tuple[int, ...]:
-    """1; below, at and past every bucket and the window; one length that needs decode far past the largest bucket."""
+    """1; below, at and past every bucket and the window; one length of several chunks, far past both."""
     edges = [length + step for length in (*bundle.prefill_buckets, window) for step in (-1, 0, 1)]
     longest = max(1, bundle.max_context - DECODE_STEPS)
     return tuple(sorted({n for n in (1, *edges, min(longest, 2 * window + 276)) if 1 <= n <= longest}))
@@ -70,8 +70,8 @@ def verify_session(
     """Compare prompts of `lengths` tokens and up to 64 decode steps after each. `tensors(dtype)`: the model's tensors,
     rounded to the bundle's dtype, then held in `dtype`.
 
-    A prefill gives `logit_rows` positions per execution; of a prompt that would need more than 8 executions, evenly
-    spaced positions are compared, the first and the last among them. Hugging Face runs before the session binds its
+    A prefill gives `logit_rows` positions per execution; of a prompt with more than 8 times as many, evenly spaced
+    positions are compared, the first and the last among them. Hugging Face runs before the session binds its
     weights, so that only one of them is in memory.
     """
     bundle = session.bundle
@@ -85,9 +85,8 @@ def verify_session(
     comparisons = []
     for length in lengths:
         end = ends[length]
-        prefilled = min(length, session.buckets[-1])
-        count = min(prefilled, PREFILL_RUNS * session.logit_rows)
-        positions = [*np.unique(np.linspace(0, prefilled - 1, count).astype(int)).tolist(), *range(prefilled, end)]
+        count = min(length, PREFILL_RUNS * session.logit_rows)
+        positions = [*np.unique(np.linspace(0, length - 1, count).astype(int)).tolist(), *range(length, end)]
         found = program_logits(session, tokens[:end].tolist(), length, positions)
         label = f"{length} + {end - length}"
         comparisons.append(compare(label, found, wanted[positions], None if peer is None else peer[positions]))

@@ -118,6 +118,8 @@ class _Program:
         x = self.emit(ops.EmbeddingOp(ids, table, 5.65625))
         ple = self.per_layer_inputs(ids, x)
         angles = {kind: self.rope_tables(kind) for kind in dict.fromkeys(sizes.pattern)}
+        self.at("model")
+        self.held = self.emit(ops.HeldPositionsOp(self.positions, sizes.context, True))
         for layer, kind in enumerate(sizes.pattern):
             x = self.layer(layer, kind, x, ple, *angles[kind])
         self.at("model.norm")
@@ -151,7 +153,9 @@ class _Program:
         frequencies = self.emit(ops.LoadWeightOp(SymbolRef(weight.name), weight.type))
         frequencies = self.reshape(frequencies, 1, count, 1)
         frequencies = self.emit(ops.BroadcastOp(frequencies, frequencies.type.with_shape((batch, count, 1))))
-        positions = self.emit(ops.ConvertOp(self.positions, TensorType((batch, length), DType.F32)))
+        zero = self.emit(ops.ConstantOp(Dense.scalar(0, DType.S32)))
+        positions = self.emit(ops.MaxOp(self.positions, zero))
+        positions = self.emit(ops.ConvertOp(positions, TensorType((batch, length), DType.F32)))
         angles = self.emit(ops.MatmulOp(frequencies, self.reshape(positions, batch, 1, length)))
         angles = self.emit(ops.TransposeOp(angles, (0, 2, 1)))
         angles = self.emit(ops.ConcatOp((angles, angles), 2))
@@ -207,14 +211,11 @@ class _Program:
                 self.states[f"layers.{layer}.{part}"] = self.write(self.states[f"layers.{layer}.{part}"], new)
         k, v = (self.states[f"layers.{donor}.{part}"] for part in "kv")
         window = sizes.window if kind == "S" else 0
-        span = self.length if self.prefill else sizes.context
-        y = self.emit(ops.AttentionOp(q, k, v, self.positions, 1.0, window, span))
+        y = self.emit(ops.AttentionOp(q, (k,), (v,), self.positions, (self.held,), 1.0, window))
         self.at(f"model.{name}.o_proj")
         return self.linear(self.reshape(y, sizes.batch, self.length, sizes.heads * dim), f"{name}.o_proj", sizes.hidden)
 
     def write(self, cache: Value, x: Value) -> Value:
-        if self.prefill:
-            return self.emit(ops.KvFillOp(cache, x, 0))
         return self.emit(ops.KvUpdateOp(cache, x, self.positions))
 
 

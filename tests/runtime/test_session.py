@@ -31,7 +31,11 @@ EMBEDDING = np.random.default_rng(0).standard_normal(TABLE.shape).astype(np.floa
 def program(length: int, rows: int) -> bytes:
     """`length` tokens at `positions` into the cache; logits of `rows` rows (decode: 0, of the only one)."""
     b, c, v, s, r = BATCH, CONTEXT, VOCABULARY, length, rows or 1
-    picked = "%rows" if rows else "%positions"
+    picked = "%at_rows" if rows else "%positions"
+    at_rows = f"""
+  %first = stablehlo.slice %positions [0:{b}, 0:1] : (tensor<{b}x{s}xi32>) -> tensor<{b}x1xi32>
+  %firsts = stablehlo.broadcast_in_dim %first, dims = [0, 1] : (tensor<{b}x1xi32>) -> tensor<{b}x{r}xi32>
+  %at_rows = stablehlo.add %firsts, %rows : tensor<{b}x{r}xi32>"""
     asked = f", %rows: tensor<{b}x{r}xi32>" if rows else ""
     slots = f"tensor<{b}x{s}x{c}x"
     return stablehlo_to_hlo(f"""module @m {{
@@ -59,7 +63,7 @@ func.func public @main(%token_ids: tensor<{b}x{s}xi32>, %positions: tensor<{b}x{
   %keep = stablehlo.broadcast_in_dim %kept, dims = [0, 1] : (tensor<{b}x{c}xf32>) -> tensor<{b}x{c}x{v}xf32>
   %old = stablehlo.multiply %cache, %keep : tensor<{b}x{c}x{v}xf32>
   %new = stablehlo.add %old, %moved : tensor<{b}x{c}x{v}xf32>
-  %keys = stablehlo.iota dim = 2 : tensor<{b}x{r}x{c}xi32>
+  %keys = stablehlo.iota dim = 2 : tensor<{b}x{r}x{c}xi32>{at_rows if rows else ""}
   %last = stablehlo.broadcast_in_dim {picked}, dims = [0, 1] : (tensor<{b}x{r}xi32>) -> tensor<{b}x{r}x{c}xi32>
   %seen = stablehlo.compare LE, %keys, %last
       : (tensor<{b}x{r}x{c}xi32>, tensor<{b}x{r}x{c}xi32>) -> tensor<{b}x{r}x{c}xi1>
@@ -134,7 +138,7 @@ def check(found: np.ndarray, *sequences: list[int]) -> None:
 
 
 def test_prefill_then_decode_sees_every_token_once(session: Session) -> None:
-    found = session.prefill([[1, 2, 3], [4, 5, 6]], [[2], [0]])
+    found = session.prefill([[1, 2, 3], [4, 5, 6]], [[0, 1, 2], [0, 1, 2]], [[2], [0]])
     assert found.shape == (BATCH, 1, VOCABULARY)
     check(found[:, 0], [1, 2, 3], [4])
     check(session.decode([[7], [1]], [[3], [1]])[:, 0], [1, 2, 3, 7], [4, 1])
@@ -143,7 +147,7 @@ def test_prefill_then_decode_sees_every_token_once(session: Session) -> None:
 
 def test_as_many_rows_as_were_compiled_can_be_asked_for(session: Session) -> None:
     assert session.logit_rows == ROWS
-    found = session.prefill([[1, 2, 3, 4, 5], [6, 7, 0, 1, 2]], [[4, 0], [3, 1]])
+    found = session.prefill([[1, 2, 3, 4, 5], [6, 7, 0, 1, 2]], [range(5), range(5)], [[4, 0], [3, 1]])
     check(found[0], [1, 2, 3, 4, 5], [1])
     check(found[1], [6, 7, 0, 1], [6, 7])
 
@@ -152,10 +156,10 @@ def test_programs_are_compiled_when_needed_and_weights_are_bound_once(bundle: Bu
     weights = Weights(table=EMBEDDING)
     session = Session(bundle, weights)
     assert session.compiled == ()
-    session.prefill(np.ones((BATCH, 4)), np.zeros((BATCH, 1)))
+    session.prefill(np.ones((BATCH, 4)), [range(4)] * BATCH, np.zeros((BATCH, 1)))
     assert session.compiled == ("prefill_4",)
-    session.prefill(np.ones((BATCH, 5)), np.zeros((BATCH, 1)))
-    session.prefill(np.ones((BATCH, 8)), np.zeros((BATCH, 1)))
+    session.prefill(np.ones((BATCH, 5)), [range(5)] * BATCH, np.zeros((BATCH, 1)))
+    session.prefill(np.ones((BATCH, 8)), [range(8)] * BATCH, np.zeros((BATCH, 1)))
     session.prepare("decode")
     assert session.compiled == ("prefill_4", "prefill_8", "decode")
     assert weights.asked == ["table"]
@@ -165,14 +169,14 @@ def test_all_programs_update_the_same_caches_in_place(session: Session) -> None:
     assert not session.cache("layers.0.k").any()
     assert session.cache_bytes == CACHE.nbytes
     address = cpu.address_of(session._caches["layers.0.k"])
-    session.prefill([[1, 2], [3, 4]], [[1], [1]])
+    session.prefill([[1, 2], [3, 4]], [[0, 1], [0, 1]], [[1], [1]])
     session.decode([[5], [6]], [[2], [2]])
     assert cpu.address_of(session._caches["layers.0.k"]) == address
     np.testing.assert_allclose(session.cache("layers.0.k")[:, :3], EMBEDDING[[[1, 2, 5], [3, 4, 6]]], rtol=1e-5)
 
 
 def test_reset_forgets(session: Session) -> None:
-    session.prefill([[1, 2], [3, 4]], [[1], [1]])
+    session.prefill([[1, 2], [3, 4]], [[0, 1], [0, 1]], [[1], [1]])
     session.reset()
     check(session.decode([[5], [6]], [[0], [0]])[:, 0], [5], [6])
     assert not session.cache("layers.0.k")[:, 1:].any()
@@ -205,7 +209,7 @@ def test_the_engine_on_a_session(session: Session, length: int) -> None:
 )
 def test_prefill_of_another_shape_is_refused(session: Session, token_ids: np.ndarray, rows: np.ndarray) -> None:
     with pytest.raises(G4cError) as refused:
-        session.prefill(token_ids, rows)
+        session.prefill(token_ids, np.zeros(token_ids.shape), rows)
     assert refused.value.code == "G4C-R054"
 
 
@@ -231,7 +235,7 @@ def test_weights_that_do_not_fit_are_refused(bundle: Bundle, weights: Weights, c
 
 
 def test_a_failed_execution_leaves_a_session_that_works(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    session.prefill([[1, 2], [3, 4]], [[1], [1]])
+    session.prefill([[1, 2], [3, 4]], [[0, 1], [0, 1]], [[1], [1]])
     executable = session.prepare("decode")
     with monkeypatch.context() as patch:
         patch.setattr(executable, "execute", lambda buffers: (_ for _ in ()).throw(KeyboardInterrupt))

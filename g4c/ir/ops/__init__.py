@@ -1,6 +1,6 @@
 """The op vocabulary of the GRAPH level, one class per op; importing this package fills the registry."""
 
-from g4c.ir.ops.attention import AttentionOp, KvFillOp, KvUpdateOp
+from g4c.ir.ops.attention import AttentionOp, HeldPositionsOp, KvUpdateOp
 from g4c.ir.ops.contraction import LinearOp, MatmulOp
 from g4c.ir.ops.elementwise import (
     AddOp,
@@ -47,7 +47,7 @@ __all__ = [
     "GatherOp",
     "GeluOp",
     "IotaOp",
-    "KvFillOp",
+    "HeldPositionsOp",
     "KvUpdateOp",
     "LinearOp",
     "LoadWeightOp",

@@ -75,21 +75,21 @@ class EmbeddingOp(Op):
 
 @dataclass(eq=False, repr=False)
 class SelectRowsOp(Op):
-    """y[b, r, :] = x[b, rows[b, r], :]: the positions whose logits are wanted. x [b, s, h], rows [b, r]."""
+    """y[b, r, ...] = x[b, rows[b, r], ...]: the positions whose logits are wanted. x [b, s, ...], rows [b, r]."""
 
     mnemonic = "g4.select_rows"
     x: Value
     rows: Value
 
     def infer(self) -> tuple[TensorType, ...]:
-        fits = self.x.type.rank == 3 and self.rows.type.rank == 2 and self.rows.shape[0] == self.x.shape[0]
-        require(fits, f"x must be [b, s, h] and rows [b, r], got {self.x.type} and {self.rows.type}")
+        fits = self.x.type.rank >= 2 == self.rows.type.rank and self.rows.shape[0] == self.x.shape[0]
+        require(fits, f"x must be [b, s, ...] and rows [b, r], got {self.x.type} and {self.rows.type}")
         require(self.rows.dtype == DType.S32, f"rows must be i32, got {self.rows.type}")
-        return (self.x.type.with_shape((*self.rows.shape, self.x.shape[2])),)
+        return (self.x.type.with_shape((*self.rows.shape, *self.x.shape[2:])),)
 
     def reference(self, *operands: Array) -> Array:
         x, rows = operands
-        return np.take_along_axis(x, checked_indices(rows, x.shape[1])[:, :, None], axis=1)
+        return x[np.arange(x.shape[0])[:, None], checked_indices(rows, x.shape[1])]
 
     def cost(self) -> Cost:
         return _lookup_cost(self, self.x)

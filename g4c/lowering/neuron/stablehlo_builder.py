@@ -240,7 +240,8 @@ class StablehloBuilder:
 
     def reduce(self, x: Tensor, kind: str, axes: Sequence[int]) -> Tensor:
         """`kind` is "add" or "maximum"; the axes go away."""
-        initial = self.scalar(0.0 if kind == "add" else -math.inf, x.dtype)
+        lowest = -math.inf if x.dtype.is_float else -(1 << 31)
+        initial = self.scalar(0 if kind == "add" else lowest, x.dtype)
         element = TensorType((), x.dtype)
         location = self.locations.name(self.loc)
         region = (

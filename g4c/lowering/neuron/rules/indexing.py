@@ -21,11 +21,11 @@ def lower_embedding(b: StablehloBuilder, op: ops.EmbeddingOp, operands: Sequence
 
 
 def lower_select_rows(b: StablehloBuilder, op: ops.SelectRowsOp, operands: Sequence[Tensor]) -> Tensor:
-    """The sequences' rows lie one after another: row b * s + rows[b, r] of x [b * s, h]."""
+    """The sequences' rows lie one after another: row b * s + rows[b, r] of x [b * s, ...]."""
     x, rows = operands
-    batch, length, width = x.shape
-    index = flat_rows(b, rows, length)
-    return b.reshape(b.gather_rows(b.reshape(x, (batch * length, width)), index), op.result.shape)
+    batch, length = x.shape[:2]
+    flat = b.reshape(x, (batch * length, x.type.size // (batch * length)))
+    return b.reshape(b.gather_rows(flat, flat_rows(b, rows, length)), op.result.shape)
 
 
 def flat_rows(b: StablehloBuilder, rows: Tensor, length: int) -> Tensor:
