@@ -46,4 +46,9 @@ CATALOGUE: dict[str, Entry] = {
         "g4c verifies StableHLO with the bindings of the torch-mlir package. Install the version that "
         "constraints.txt pins.",
     ),
+    "G4C-L010": Entry(
+        "a top-k is too large",
+        "g4.top_k is written as k rounds of maximum and comparison, unrolled, and compares indices in f32. That is good"
+        " for k up to 256 and axes up to 16,777,216 entries. Ask for fewer, or sort on the host.",
+    ),
 }

@@ -35,7 +35,7 @@ list of its sources: a step takes the entry `at`, or several from there on, and 
 `count` are not written where they are 0.
 """
 # The order of the page; a module that is not named here comes last.
-_ORDER = ("structure", "contraction", "attention", "fused", "indexing", "elementwise", "shape")
+_ORDER = ("structure", "contraction", "attention", "experts", "fused", "indexing", "ordering", "elementwise", "shape")
 _KINDS = {"SymbolRef": "@symbol", "Dense": "constant", "tuple[int, ...]": "[int]", "tuple[str, ...]": "[str]"}
 
 

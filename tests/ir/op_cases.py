@@ -14,8 +14,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from transformers.masking_utils import causal_mask_function, sliding_window_causal_mask_function
+from transformers.models.gemma4.configuration_gemma4 import Gemma4TextConfig
 from transformers.models.gemma4.modeling_gemma4 import (
     Gemma4RMSNorm,
+    Gemma4TextExperts,
     Gemma4TextScaledWordEmbedding,
     apply_rotary_pos_emb,
 )
@@ -35,6 +37,7 @@ from g4c.ir.ops import (
     CosOp,
     DivOp,
     EmbeddingOp,
+    ExpertsOp,
     ExpOp,
     GatedGeluOp,
     GatherOp,
@@ -44,6 +47,7 @@ from g4c.ir.ops import (
     KvUpdateOp,
     LinearOp,
     LoadWeightOp,
+    LogOp,
     MatmulOp,
     MaxOp,
     MinOp,
@@ -63,6 +67,7 @@ from g4c.ir.ops import (
     SoftcapOp,
     SubOp,
     TanhOp,
+    TopKOp,
     TransposeOp,
 )
 from g4c.ir.types import DType, TensorType
@@ -93,7 +98,7 @@ class Case:
 
     operands: tuple[str, ...]
     make: Callable[..., Op]
-    oracle: Callable[..., Tensor] | None
+    oracle: Callable[..., Tensor | tuple[Tensor, ...]] | None
     cost: Callable[[int], tuple[int, int, int]]
     bf16_tolerance: float = 2e-6
 
@@ -125,7 +130,7 @@ class Case:
 
 def elementwise(make: Callable[..., Op], oracle: Callable[..., Tensor], range: str = "") -> list[Case]:
     """One operand, or two that broadcast, and scalars."""
-    if make in (ExpOp, TanhOp, CosOp, SinOp, RsqrtOp, GeluOp, NegOp):
+    if make in (ExpOp, LogOp, TanhOp, CosOp, SinOp, RsqrtOp, GeluOp, NegOp):
         return [
             Case((f"2x3xF {range}".strip(),), make, oracle, lambda e: (0, 6 * e, 6 * e)),
             Case((f"F {range}".strip(),), make, oracle, lambda e: (0, e, e)),
@@ -185,6 +190,30 @@ def embedding(ids: Tensor, table: Tensor) -> Tensor:
     module = Gemma4TextScaledWordEmbedding(*table.shape, padding_idx=0, embed_scale=39.25)
     module.weight.data = table
     return module(ids).detach()
+
+
+def top_k(k: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """torch.topk leaves the order of equal entries open; the stable sort has it."""
+
+    def oracle(x: Tensor) -> tuple[Tensor, Tensor]:
+        values, indices = x.sort(dim=-1, descending=True, stable=True)
+        assert torch.equal(values[..., :k], torch.topk(x, k)[0])
+        return values[..., :k], indices[..., :k].int()
+
+    return oracle
+
+
+def experts(x: Tensor, indices: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    """Hugging Face's module, which takes rows."""
+    count, hidden, width = down.shape
+    config = Gemma4TextConfig(
+        hidden_size=hidden, num_experts=count, moe_intermediate_size=width, hidden_activation="gelu_pytorch_tanh"
+    )
+    config._experts_implementation = "eager"
+    module = Gemma4TextExperts(config)
+    module.gate_up_proj.data, module.down_proj.data = gate_up, down
+    rows = (entry.reshape(-1, entry.shape[-1]) for entry in (x, indices.long(), weights))
+    return module(*rows).detach().reshape(x.shape)
 
 
 def f32(x: Tensor) -> Tensor:
@@ -270,6 +299,28 @@ CASES: dict[str, list[Case]] = {
             lambda e: (0, 24 + 24 * e, 24 * e),
         ),
     ],
+    "g4.top_k": [
+        Case(("2x3x40xF",), lambda x: TopKOp(x, 8), top_k(8), lambda e: (0, 240 * e, 48 * (e + 4))),
+        Case(("9xF",), lambda x: TopKOp(x, 9), top_k(9), lambda e: (0, 9 * e, 9 * (e + 4))),
+        # in bf16 there are three numbers in this range: most entries are equal to others
+        Case(("5x300xF 2..2.03",), lambda x: TopKOp(x, 70), top_k(70), lambda e: (0, 1500 * e, 350 * (e + 4))),
+    ],
+    "g4.experts": [
+        Case(
+            ("2x3x16xF", "2x3x2xi32 0..5", "2x3x2xf32 0..1", "5x24x16xF", "5x16x12xF"),
+            ExpertsOp,
+            experts,
+            lambda e: (6 * 12 * 16 * 12, (96 + 5 * 3 * 192) * e + 96, 96 * e),
+            bf16_tolerance=1e-2,  # gate, up, their product and each expert's output are rounded, too
+        ),
+        Case(
+            ("1x16xF", "1x3xi32 0..8", "1x3xF 0..1", "8x24x16xF", "8x16x12xF"),
+            ExpertsOp,
+            experts,
+            lambda e: (6 * 3 * 16 * 12, (16 + 3 + 3 * 3 * 192) * e + 12, 16 * e),
+            bf16_tolerance=1e-2,
+        ),
+    ],
     "g4.gated_gelu": [
         Case(
             ("2x8xF -4..4", "2x8xF"),
@@ -310,6 +361,7 @@ CASES: dict[str, list[Case]] = {
     "g4.and": [Case(("3x1xi1", "4xi1"), AndOp, torch.logical_and, lambda e: (0, 7, 12))],
     "g4.neg": [*elementwise(NegOp, torch.neg), Case(("2xi32",), NegOp, torch.neg, lambda e: (0, 8, 8))],
     "g4.exp": elementwise(ExpOp, torch.exp),
+    "g4.log": elementwise(LogOp, torch.log, "0.01..9"),
     "g4.tanh": elementwise(TanhOp, torch.tanh),
     "g4.cos": elementwise(CosOp, torch.cos, "-100..100"),
     "g4.sin": elementwise(SinOp, torch.sin, "-100..100"),

@@ -24,6 +24,7 @@ from g4c.ir.ops import (
     CosOp,
     DivOp,
     EmbeddingOp,
+    ExpertsOp,
     ExpOp,
     GatedGeluOp,
     GatherOp,
@@ -33,6 +34,7 @@ from g4c.ir.ops import (
     KvUpdateOp,
     LinearOp,
     LoadWeightOp,
+    LogOp,
     MatmulOp,
     MaxOp,
     MinOp,
@@ -52,6 +54,7 @@ from g4c.ir.ops import (
     SoftcapOp,
     SubOp,
     TanhOp,
+    TopKOp,
     TransposeOp,
 )
 from g4c.ir.types import DType
@@ -70,6 +73,11 @@ def stale() -> Op:
     return op
 
 
+def experts(x: str, indices: str, weights: str, gate_up: str, down: str) -> Callable[[], Op]:
+    return lambda: ExpertsOp(*map(v, (x, indices, weights, gate_up, down)))
+
+
+CHOICE, GATE_UP, DOWN = "2x3xi32", "5x24x16xf32", "5x16x12xf32"
 REFUSED: dict[str, list[tuple[Callable[[], Op], str]]] = {
     "g4.load_weight": [
         (lambda: LoadWeightOp(SymbolRef("nowhere"), tensor("2xf32")), "weight nowhere is not in the module's table"),
@@ -221,7 +229,26 @@ REFUSED: dict[str, list[tuple[Callable[[], Op], str]]] = {
         (lambda: NegOp(v("2xi1")), "needs numbers, got i1"),
         (stale, "results are (tensor<2xf32>), operands give (tensor<3xf32>)"),
     ],
+    "g4.top_k": [
+        (lambda: TopKOp(v("f32"), 1), "x is a scalar"),
+        (lambda: TopKOp(v("2x3xf32"), 4), "k must be within 1..3 for x tensor<2x3xf32>, got 4"),
+        (lambda: TopKOp(v("2x3xf32"), 0), "k must be within 1..3 for x tensor<2x3xf32>, got 0"),
+        (lambda: TopKOp(v("2x3xi32"), 1), "needs floats, got tensor<2x3xi32>"),
+    ],
+    "g4.experts": [
+        (experts("2x16xf32", CHOICE, "2x3xf32", "24x16xf32", DOWN), "expert weights must be rank 3"),
+        (experts("2x16xf32", CHOICE, "2x3xf32", "5x12x16xf32", DOWN), "gate_up must be [5, 24, 16] for down"),
+        (experts("2x16xf32", CHOICE, "2x3xf32", "4x24x16xf32", DOWN), "gate_up must be [5, 24, 16] for down"),
+        (experts("2x12xf32", CHOICE, "2x3xf32", GATE_UP, DOWN), "x must be [..., 16] for down"),
+        (experts("2x16xbf16", CHOICE, "2x3xf32", GATE_UP, DOWN), "operand dtypes differ"),
+        (experts("2x16xf32", "3x3xi32", "3x3xf32", GATE_UP, DOWN), "indices must be [..., k] for x tensor<2x16xf32>"),
+        (experts("2x16xf32", "2x3xf32", "2x3xf32", GATE_UP, DOWN), "indices must be i32, got tensor<2x3xf32>"),
+        (experts("2x16xf32", CHOICE, "2x2xf32", GATE_UP, DOWN), "weights must be tensor<2x3xf32> or of x's type"),
+        (experts("2x16xf32", CHOICE, "2x3xbf16", GATE_UP, DOWN), "weights must be tensor<2x3xf32> or of x's type"),
+        (experts("2x16xi32", CHOICE, "2x3xi32", "5x24x16xi32", "5x16x12xi32"), "needs floats, got tensor<2x16xi32>"),
+    ],
     "g4.exp": [(lambda: ExpOp(v("2xi32")), "needs floats, got i32")],
+    "g4.log": [(lambda: LogOp(v("2xi32")), "needs floats, got i32")],
     "g4.tanh": [(lambda: TanhOp(v("2xi32")), "needs floats, got i32")],
     "g4.cos": [(lambda: CosOp(v("2xi32")), "needs floats, got i32")],
     "g4.sin": [(lambda: SinOp(v("2xi32")), "needs floats, got i32")],

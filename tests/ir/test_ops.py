@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
 import pytest
 import torch
 import torch_mlir.ir as mlir
-from op_cases import CASES, Case, tensor, v
+from op_cases import CASES, Case, experts, tensor, v
 from op_refusals import REFUSED
 
 from g4c.ir.module import Function, Module, Result
@@ -21,9 +22,11 @@ from g4c.ir.ops import (
     ConvertOp,
     ElementwiseOp,
     EmbeddingOp,
+    ExpertsOp,
     GatherOp,
     KvUpdateOp,
     SelectRowsOp,
+    TopKOp,
 )
 from g4c.ir.parser import parse_module
 from g4c.ir.printer import print_module
@@ -108,16 +111,19 @@ def test_reference(case: Case, float_type: DType) -> None:
     op = case.op(float_type)
     arrays = case.arrays(float_type)
     before = [array.copy() for array in arrays]
-    found = np.asarray(op.reference(*arrays))
-    expected = case.oracle(*map(widened, arrays)).numpy()
-    assert found.shape == op.result.shape == expected.shape
-    assert found.dtype == op.result.dtype.numpy
+    outcome, expected = op.reference(*arrays), case.oracle(*map(widened, arrays))
     for array, copy in zip(arrays, before, strict=True):
         np.testing.assert_array_equal(array, copy, "operands must not change")
-    if not op.result.dtype.is_float:
-        np.testing.assert_array_equal(found, expected)
-        return
-    assert_rounded_once(found, expected.astype(np.float32), case.bf16_tolerance if float_type == DType.BF16 else 2e-6)
+    found = map(np.asarray, outcome if isinstance(outcome, tuple) else (outcome,))
+    tolerance = case.bf16_tolerance if float_type == DType.BF16 else 2e-6
+    wanted = expected if isinstance(expected, tuple) else (expected,)
+    for value, array, oracle in zip(op.results, found, wanted, strict=True):
+        assert array.shape == value.shape == oracle.shape
+        assert array.dtype == value.dtype.numpy
+        if value.dtype.is_float:
+            assert_rounded_once(array, oracle.numpy().astype(np.float32), tolerance)
+        else:
+            np.testing.assert_array_equal(array, oracle.numpy())
 
 
 def widened(array: np.ndarray) -> torch.Tensor:
@@ -216,6 +222,30 @@ def test_probabilities_are_rounded_before_they_meet_the_values() -> None:
     assert abs(found.item()) > 0.3, "unrounded, the values cancel to less than 0.02"
 
 
+@pytest.mark.parametrize("k", [1, 3, 7])
+def test_top_k_of_equal_and_of_infinite_entries(k: int) -> None:
+    inf = np.inf
+    x = np.array([[1, 2, 2, -inf, 2, 1, -inf], [-inf] * 7, [inf, 0, inf, -inf, 0, inf, 5]], np.float32)
+    values, indices = TopKOp(v("3x7xf32"), k).reference(x)
+    expected = torch.from_numpy(x).sort(dim=-1, descending=True, stable=True)
+    np.testing.assert_array_equal(indices, expected.indices[:, :k].numpy())
+    np.testing.assert_array_equal(values, expected.values[:, :k].numpy())
+
+
+def test_experts_in_bf16_err_no_more_than_hugging_face() -> None:
+    """Against the same numbers in f32; their module adds the choices up in bf16."""
+    operands = ("64x64xF", "64x8xi32 0..16", "64x8xf32 0..0.25", "16x96x64xF -0.2..0.2", "16x64x48xF -0.2..0.2")
+    case = replace(CASES["g4.experts"][0], operands=operands)
+    arrays = case.arrays(DType.BF16)
+    tensors = [widened(array) for array in arrays]
+    exact = experts(*tensors)
+    narrow = [tensor.bfloat16() if tensor.is_floating_point() else tensor for tensor in tensors]
+    theirs = experts(narrow[0], tensors[1], tensors[2], *narrow[3:])
+    assert theirs.dtype == torch.bfloat16
+    ours = torch.from_numpy(case.op(DType.BF16).reference(*arrays).astype(np.float32))
+    assert (ours - exact).square().mean() <= (theirs.float() - exact).square().mean()
+
+
 @pytest.mark.parametrize("index", [-1, 5])
 def test_indices_outside_their_table_are_errors(index: int) -> None:
     """numpy would take -1 for the last row."""
@@ -227,6 +257,9 @@ def test_indices_outside_their_table_are_errors(index: int) -> None:
         lambda: EmbeddingOp(v("1x1xi32"), v("5x4xf32"), 1.0).reference(rows, table),
         lambda: SelectRowsOp(v("1x5x4xf32"), v("1x1xi32")).reference(x, rows),
         lambda: KvUpdateOp(v("1x5x1x4xf32"), v("1x1x1x4xf32"), v("1x1xi32")).reference(cache, new, rows),
+        lambda: ExpertsOp(*map(v, ("1x1x4xf32", "1x1x1xi32", "1x1x1xf32", "5x6x4xf32", "5x4x3xf32"))).reference(
+            x[:, :1], rows[None], np.ones((1, 1, 1), np.float32), np.ones((5, 6, 4)), np.ones((5, 4, 3))
+        ),
     ]
     for call in calls:
         with pytest.raises(IndexError, match=rf"index {index} is outside 0\.\.4"):

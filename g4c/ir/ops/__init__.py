@@ -12,6 +12,7 @@ from g4c.ir.ops.elementwise import (
     ElementwiseOp,
     ExpOp,
     GeluOp,
+    LogOp,
     MaxOp,
     MinOp,
     MulOp,
@@ -23,8 +24,10 @@ from g4c.ir.ops.elementwise import (
     SubOp,
     TanhOp,
 )
+from g4c.ir.ops.experts import ExpertsOp
 from g4c.ir.ops.fused import GatedGeluOp, PerLayerInputOp, RmsNormOp, RopeOp, SoftcapOp
 from g4c.ir.ops.indexing import EmbeddingOp, GatherOp, SelectRowsOp
+from g4c.ir.ops.ordering import TopKOp
 from g4c.ir.ops.shape import BroadcastOp, ConcatOp, IotaOp, ReduceOp, ReshapeOp, SliceOp, TransposeOp
 from g4c.ir.ops.structure import CallOp, ConstantOp, LoadWeightOp
 
@@ -43,6 +46,7 @@ __all__ = [
     "ElementwiseOp",
     "EmbeddingOp",
     "ExpOp",
+    "ExpertsOp",
     "GatedGeluOp",
     "GatherOp",
     "GeluOp",
@@ -51,6 +55,7 @@ __all__ = [
     "KvUpdateOp",
     "LinearOp",
     "LoadWeightOp",
+    "LogOp",
     "MatmulOp",
     "MaxOp",
     "MinOp",
@@ -70,5 +75,6 @@ __all__ = [
     "SoftcapOp",
     "SubOp",
     "TanhOp",
+    "TopKOp",
     "TransposeOp",
 ]

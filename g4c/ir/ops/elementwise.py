@@ -165,6 +165,16 @@ class ExpOp(_Unary):
         return np.exp(operands[0])
 
 
+class LogOp(_Unary):
+    """y = ln(x)."""
+
+    mnemonic = "g4.log"
+    floats_only = True
+
+    def compute(self, *operands: Array) -> Array:
+        return np.log(operands[0])
+
+
 class TanhOp(_Unary):
     """y = tanh(x)."""
 

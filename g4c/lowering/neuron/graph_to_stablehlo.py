@@ -129,20 +129,22 @@ class _Function:
                 extra = [weights[name] for name in _weights(self.module, callee, {})]
                 tensors = self.builder.call(callee.name, [*operands, *extra], [v.type for v in op.results])
             else:
-                tensors = [self.lower(op, operands)]
+                tensors = self.lower(op, operands)
             values.update(zip(op.results, tensors, strict=True))
         self.builder.loc = Loc(self.function.name)
         returned = [values[value] for value in results]
         self.builder.ret(returned)
         return returned
 
-    def lower(self, op: Op, operands: list[Tensor]) -> Tensor:
+    def lower(self, op: Op, operands: list[Tensor]) -> list[Tensor]:
         rule = RULES.get(type(op))
         if rule is None:
             raise G4cError("G4C-L005", f"{op.mnemonic} has no lowering to StableHLO", where=str(op.loc) or None)
-        result = rule(self.builder, op, operands)
-        assert result.type == op.result.type, f"{op.mnemonic}: the rule made {result.type}, not {op.result.type}"
-        return result
+        made = rule(self.builder, op, operands)
+        tensors = list(made) if isinstance(made, tuple) else [made]
+        types, wanted = [tensor.type for tensor in tensors], [value.type for value in op.results]
+        assert types == wanted, f"{op.mnemonic}: the rule made {types}, not {wanted}"
+        return tensors
 
 
 def _layer_function(module: Module, function: Function, locations: Locations) -> list[str]:

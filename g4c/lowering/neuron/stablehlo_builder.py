@@ -239,9 +239,10 @@ class StablehloBuilder:
         return self.op("stablehlo.dot_general", (x, y), TensorType(shape, dtype), attributes)
 
     def reduce(self, x: Tensor, kind: str, axes: Sequence[int]) -> Tensor:
-        """`kind` is "add" or "maximum"; the axes go away."""
+        """`kind` is "add", "maximum" or "minimum"; the axes go away."""
         lowest = -math.inf if x.dtype.is_float else -(1 << 31)
-        initial = self.scalar(0 if kind == "add" else lowest, x.dtype)
+        highest = math.inf if x.dtype.is_float else (1 << 31) - 1
+        initial = self.scalar({"add": 0, "maximum": lowest, "minimum": highest}[kind], x.dtype)
         element = TensorType((), x.dtype)
         location = self.locations.name(self.loc)
         region = (

@@ -73,6 +73,7 @@ RULES: dict[type, Rule] = {
     ops.PowOp: binary("power", widen=True),
     ops.NegOp: unary("negate", widen=False),
     ops.ExpOp: unary("exponential"),
+    ops.LogOp: unary("log"),
     ops.TanhOp: unary("tanh"),
     ops.CosOp: unary("cosine"),
     ops.SinOp: unary("sine"),

@@ -7,5 +7,5 @@ from typing import Any, TypeAlias
 
 from g4c.lowering.neuron.stablehlo_builder import StablehloBuilder, Tensor
 
-# (builder, op, operands in field order) -> the result. The op's class is the key under which the rule is found.
-Rule: TypeAlias = Callable[[StablehloBuilder, Any, Sequence[Tensor]], Tensor]
+# (builder, op, operands in field order) -> its result, or results. The op's class is the key to the rule.
+Rule: TypeAlias = Callable[[StablehloBuilder, Any, Sequence[Tensor]], Tensor | tuple[Tensor, ...]]
