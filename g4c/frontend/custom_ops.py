@@ -42,10 +42,10 @@ def _kv_update(cache: Tensor, x: Tensor, positions: Tensor) -> Tensor:
 
 
 def _held_positions(positions: Tensor, slots: int) -> Tensor:
-    """[b, slots]: the largest p <= max(positions[b]) with p mod slots = slot; negative where there is none."""
+    """[b, slots]: the largest p <= max(positions[b]) with p mod slots = slot, -1 where there is none."""
     last = positions.max(dim=1, keepdim=True).values
     held = last - torch.remainder(last - torch.arange(slots), slots)
-    return held.masked_fill(last < 0, -1).to(torch.int32)
+    return held.clamp(min=-1).masked_fill(last < 0, -1).to(torch.int32)
 
 
 def _attention(

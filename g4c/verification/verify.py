@@ -28,7 +28,7 @@ from g4c.verification.logits import program_logits
 from g4c.verification.measures import Comparison, compare, relative_rms
 
 DECODE_STEPS = 64
-PREFILL_RUNS = 8
+PREFILL_RUNS = 12
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def verify_session(
     """Compare prompts of `lengths` tokens and up to 64 decode steps after each. `tensors(dtype)`: the model's tensors,
     rounded to the bundle's dtype, then held in `dtype`.
 
-    A prefill gives `logit_rows` positions per execution; of a prompt with more than 8 times as many, evenly spaced
+    A prefill gives `logit_rows` positions per execution; of a prompt with more than 12 times as many, evenly spaced
     positions are compared, the first and the last among them. Hugging Face runs before the session binds its
     weights, so that only one of them is in memory.
     """

@@ -27,7 +27,7 @@ from g4c.frontend.raising import raise_module
 from g4c.frontend.trace import TraceOptions, program_shapes, trace_programs
 from g4c.ir.module import Module
 from g4c.ir.op import Value
-from g4c.ir.ops import AttentionOp, EmbeddingOp, KvFillOp, KvUpdateOp, LinearOp, LoadWeightOp, MulOp
+from g4c.ir.ops import AttentionOp, EmbeddingOp, HeldPositionsOp, KvUpdateOp, LinearOp, LoadWeightOp, MulOp
 from g4c.ir.printer import print_module
 from g4c.ir.types import DType, TensorType
 from g4c.ir.verifier import verify_module
@@ -88,7 +88,7 @@ def test_the_rewired_model_runs_eagerly_and_agrees(config: ModelConfig, traced: 
     ids = token_ids(1, BUCKET)
     positions = torch.arange(BUCKET, dtype=torch.int32)[None]
     caches = [torch.zeros(1, CONTEXT, *shape) for shape in decoder.kv_shapes for _ in range(2)]
-    program = Program(decoder, span=BUCKET, start=0, select_rows=True)
+    program = Program(decoder, select_rows=True)
     with torch.no_grad():
         logits, caches = program([torch.from_numpy(ids), positions, positions.flip(1)], caches)
     wanted = hf_logits(config, weights, DType.F32, ids)
@@ -168,7 +168,7 @@ def test_parameters_and_results(traced: Module) -> None:
         assert [(r.name, r.cache) for r in program.results] == [("logits", None)] + [(c, c) for c in caches]
         assert program.results[0].value.type == TensorType((1, length, 256), DType.F32)
         for result in program.results[1:]:
-            assert isinstance(result.value.owner, KvUpdateOp if name == "decode" else KvFillOp)
+            assert isinstance(result.value.owner, KvUpdateOp)
 
 
 def test_only_the_wanted_rows_reach_the_head(config: ModelConfig) -> None:
@@ -177,11 +177,23 @@ def test_only_the_wanted_rows_reach_the_head(config: ModelConfig) -> None:
     assert head.x.shape == (2, 3, 64)
 
 
-def test_spans_and_windows(traced: Module) -> None:
-    for name, span in ((f"prefill_{BUCKET}", BUCKET), ("decode", CONTEXT)):
-        attentions = list(traced.functions[name].ops_of(AttentionOp))
+def test_windows_and_positions(traced: Module) -> None:
+    for program in traced.programs:
+        attentions = list(program.ops_of(AttentionOp))
         assert [op.window for op in attentions] == [16, 16, 16, 16, 0] * 2
-        assert {(op.span, op.scale) for op in attentions} == {(span, 1.0)}
+        assert {op.scale for op in attentions} == {1.0}
+        (held,) = program.ops_of(HeldPositionsOp)
+        assert (held.positions, held.slots, held.updated) == (program.param("positions"), CONTEXT, True)
+        assert {op.key_positions for op in attentions} == {(held.result,)}
+        assert {op.positions for op in attentions} == {program.param("positions")}
+
+
+def test_padding_is_at_position_0_for_hugging_face(traced: Module) -> None:
+    """What comes of the positions elsewhere than in caches and masks goes through max(positions, 0)."""
+    for program in traced.programs:
+        users = program.users()[program.param("positions")]
+        others = [op for op in users if not isinstance(op, AttentionOp | HeldPositionsOp | KvUpdateOp)]
+        assert [op.mnemonic for op in others] == ["g4.max"]
 
 
 def test_shared_layers_attend_to_their_donor_and_write_their_own_cache(traced: Module) -> None:
@@ -190,8 +202,8 @@ def test_shared_layers_attend_to_their_donor_and_write_their_own_cache(traced: M
     attentions = list(program.ops_of(AttentionOp))
     for layer, attention in enumerate(attentions):
         donor = layer if layer < 5 else (4 if layer == 9 else 3)
-        assert attention.k is updates[program.param(f"layers.{donor}.k")]
-        assert attention.v is updates[program.param(f"layers.{donor}.v")]
+        assert attention.keys == (updates[program.param(f"layers.{donor}.k")],)
+        assert attention.values == (updates[program.param(f"layers.{donor}.v")],)
 
 
 def test_weights_are_the_decoders_tensors(config: ModelConfig, traced: Module) -> None:
@@ -243,7 +255,8 @@ def test_every_op_knows_its_module_and_source_line(config: ModelConfig, traced: 
     for module in (traced, unraised):
         for op in (op for function in module.functions.values() for op in function.ops):
             assert op.loc.path in modules
-            assert op.loc.file.startswith("modeling_"), op.loc
+            if op.loc.path or op.mnemonic not in ("g4.max", "g4.constant", "g4.held_positions"):
+                assert op.loc.file.startswith("modeling_"), op.loc
             assert op.loc.line > 0
     linears = list(traced.functions["decode"].ops_of(LinearOp))
     for op in linears:
@@ -261,9 +274,9 @@ def test_no_64_bit_integers_and_well_formed(traced: Module, unraised: Module) ->
 def test_programs_of_options() -> None:
     shapes = program_shapes(TraceOptions(buckets=(128, 512), max_context=2048, logit_rows=4))
     assert [dataclasses.astuple(shape) for shape in shapes] == [
-        ("prefill_128", 128, 0, 128, 4),
-        ("prefill_512", 512, 0, 512, 4),
-        ("decode", 1, None, 2048, 0),
+        ("prefill_128", 128, 4),
+        ("prefill_512", 512, 4),
+        ("decode", 1, 0),
     ]
 
 
@@ -330,6 +343,6 @@ def test_64_bit_integers_are_refused(config: ModelConfig, monkeypatch: pytest.Mo
 
 
 def test_attention_without_positions_of_its_own_is_never_built() -> None:
-    cache = hf_model.ProgramCache((0,), [torch.zeros(1), torch.zeros(1)], torch.zeros(1), None)
+    cache = hf_model.ProgramCache((0,), [torch.zeros(1), torch.zeros(1)], torch.zeros(1))
     with pytest.raises(AssertionError, match="positions are explicit"):
         cache.get_seq_length()

@@ -42,8 +42,8 @@ from g4c.ir.ops import (
     GatedGeluOp,
     GatherOp,
     GeluOp,
+    HeldPositionsOp,
     IotaOp,
-    KvFillOp,
     KvUpdateOp,
     LinearOp,
     LoadWeightOp,
@@ -142,37 +142,54 @@ def elementwise(make: Callable[..., Op], oracle: Callable[..., Tensor], range: s
 
 
 def attention(
-    q: str, kv: str, positions: str, scale: float, window: int, span: int, cost: tuple[int, int, int]
+    q: str, segments: list[tuple[str, str]], positions: str, scale: float, window: int, cost: tuple[int, int, int]
 ) -> Case:
-    """SDPA under Hugging Face's own mask functions; `cost` in flops, floats read, floats written."""
+    """SDPA under Hugging Face's own mask functions, over segments of (keys, their positions).
 
-    def oracle(q: Tensor, k: Tensor, v: Tensor, positions: Tensor) -> Tensor:
+    `cost` in flops, floats read, floats written.
+    """
+    n = len(segments)
+    kinds = [kv for kv, _ in segments]
+
+    def make(q: Value, *rest: Value) -> AttentionOp:
+        return AttentionOp(q, rest[:n], rest[n : 2 * n], rest[2 * n], rest[2 * n + 1 :], scale, window)
+
+    def oracle(q: Tensor, *rest: Tensor) -> Tensor:
+        keys, values, held = (torch.cat(part, 1) for part in (rest[:n], rest[n : 2 * n], rest[2 * n + 1 :]))
         mask_of = sliding_window_causal_mask_function(window) if window else causal_mask_function
-        zero = torch.zeros((), dtype=torch.int64)
-        mask = mask_of(zero, zero, positions.long()[:, None, :, None], torch.arange(span)[None, None, None, :])
-        q, k, v = (x.transpose(1, 2) for x in (q, k[:, :span], v[:, :span]))
+        zero, held = torch.zeros((), dtype=torch.int64), held.long()[:, None, None, :]
+        mask = mask_of(zero, zero, rest[2 * n].long()[:, None, :, None], held) & (held >= 0)
+        q, k, v = (x.transpose(1, 2) for x in (q, keys, values))
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=True).transpose(1, 2)
 
-    entries = int(np.prod([int(n) for n in positions.split("xi32")[0].split("x")]))
+    integers = [text.split("xi32")[0].split("x") for text in (positions, *(held for _, held in segments))]
+    entries = sum(int(np.prod([int(extent) for extent in extents])) for extents in integers)
     return Case(
-        (q, kv, kv, positions),
-        lambda q, k, v, p: AttentionOp(q, k, v, p, scale, window, span),
+        (q, *kinds, *kinds, positions, *(held for _, held in segments)),
+        make,
         oracle,
         lambda e: (cost[0], cost[1] * e + 4 * entries, cost[2] * e),
         bf16_tolerance=4e-3,  # the probabilities are rounded, too
     )
 
 
-def fill(start: int) -> Callable[[Tensor, Tensor], Tensor]:
-    def oracle(cache: Tensor, x: Tensor) -> Tensor:
-        return torch.slice_scatter(cache, x, 1, start, start + x.shape[1])
+def update(cache: Tensor, x: Tensor, positions: Tensor) -> Tensor:
+    slots = positions.long() % cache.shape[1]
+    written = [sequence.index_copy(0, at, new) for sequence, at, new in zip(cache, slots, x, strict=True)]
+    return torch.where(positions[:, :, None, None] >= 0, torch.stack(written), cache)
+
+
+def held_positions(slots: int, updated: bool) -> Callable[[Tensor], Tensor]:
+    """By simulation: write every position up to the last into its slot."""
+
+    def oracle(positions: Tensor) -> Tensor:
+        held = torch.full((positions.shape[0], slots), -1, dtype=torch.int32)
+        for sequence, row in enumerate(positions.tolist()):
+            for position in range(max(row) + 1 if updated else row[0]):
+                held[sequence, position % slots] = position
+        return held
 
     return oracle
-
-
-def update(cache: Tensor, x: Tensor, positions: Tensor) -> Tensor:
-    sequences = zip(cache, positions.long(), x, strict=True)
-    return torch.stack([slots.index_copy(0, position, new) for slots, position, new in sequences])
 
 
 def norm(x: Tensor, w: Tensor | None = None) -> Tensor:
@@ -259,20 +276,47 @@ CASES: dict[str, list[Case]] = {
         Case(("1x2x1x512xF", "1x2x256xF", "1x2x256xF"), RopeOp, rope, lambda e: (0, (1024 + 1024) * e, 1024 * e)),
     ],
     "g4.attention": [
-        attention("2x3x4x16xF", "2x9x2x16xF", "2x3xi32 0..9", 1.0, 0, 9, (4 * 2 * 3 * 4 * 16 * 9, 384 + 2 * 576, 384)),
-        attention("2x3x4x16xF", "2x9x2x16xF", "2x3xi32 0..9", 0.25, 4, 9, (4 * 2 * 3 * 4 * 16 * 9, 384 + 2 * 576, 384)),
-        attention("1x5x8x256xF", "1x9x1x256xF", "1x5xi32 0..5", 0.1, 3, 5, (4 * 5 * 8 * 256 * 5, 10240 + 2560, 10240)),
-        attention("1x1x2x512xF", "1x9x1x512xF", "1x1xi32 8..9", 0.1, 0, 9, (4 * 2 * 512 * 9, 1024 + 2 * 4608, 1024)),
-        # queries that see no key: before the first slot, and farther than the window past the span
-        attention("1x4x2x16xF", "1x9x1x16xF", "1x4xi32 -2..0", 1.0, 0, 9, (4 * 4 * 2 * 16 * 9, 128 + 2 * 144, 128)),
-        attention("1x4x2x16xF", "1x9x1x16xF", "1x4xi32 6..9", 1.0, 3, 6, (4 * 4 * 2 * 16 * 6, 128 + 2 * 96, 128)),
+        attention("2x3x4x16xF", [("2x9x2x16xF", "2x9xi32 0..9")], "2x3xi32 9..12", 1.0, 0, (13824, 384 + 2 * 576, 384)),
+        attention(
+            "2x3x4x16xF", [("2x9x2x16xF", "2x9xi32 -1..9")], "2x3xi32 5..9", 0.25, 4, (13824, 384 + 2 * 576, 384)
+        ),
+        attention(
+            "1x5x8x256xF", [("1x9x1x256xF", "1x9xi32 0..9")], "1x5xi32 0..9", 0.1, 3, (368640, 10240 + 4608, 10240)
+        ),
+        attention("1x1x2x512xF", [("1x9x1x512xF", "1x9xi32 0..9")], "1x1xi32 8..9", 0.1, 0, (36864, 1024 + 9216, 1024)),
+        # a ring and the rows of a chunk
+        attention(
+            "2x3x4x16xF",
+            [("2x9x2x16xF", "2x9xi32 -1..20"), ("2x3x2x16xF", "2x3xi32 18..24")],
+            "2x3xi32 18..24",
+            0.25,
+            8,
+            (4 * 2 * 3 * 4 * 16 * 12, 384 + 2 * (576 + 192), 384),
+        ),
+        # queries that see no key: padding, keys that are all later, and keys farther away than the window
+        attention("1x4x2x16xF", [("1x9x1x16xF", "1x9xi32 0..9")], "1x4xi32 -2..0", 1.0, 0, (4608, 128 + 288, 128)),
+        attention("1x4x2x16xF", [("1x9x1x16xF", "1x9xi32 20..29")], "1x4xi32 0..20", 1.0, 0, (4608, 128 + 288, 128)),
+        attention("1x4x2x16xF", [("1x9x1x16xF", "1x9xi32 0..9")], "1x4xi32 12..30", 1.0, 3, (4608, 128 + 288, 128)),
     ],
-    "g4.kv_fill": [
-        Case(("2x5x1x4xF", "2x3x1x4xF"), lambda c, x: KvFillOp(c, x, 1), fill(1), lambda e: (0, 24 * e, 24 * e)),
-        Case(("2x3x1x4xF", "2x3x1x4xF"), KvFillOp, fill(0), lambda e: (0, 24 * e, 24 * e)),
+    "g4.held_positions": [
+        Case(
+            (f"5x3xi32 {low}..{low + 9}",),
+            lambda p, slots=slots, updated=updated: HeldPositionsOp(p, slots, updated),
+            held_positions(slots, updated),
+            lambda e, slots=slots: (0, 60, 20 * slots),
+        )
+        for low in (-1, 3, 40)
+        for slots in (1, 7, 12)
+        for updated in (True, False)
     ],
     "g4.kv_update": [
-        Case(("3x5x2x4xF", "3x1x2x4xF", "3x1xi32 0..5"), KvUpdateOp, update, lambda e: (0, 24 * e + 12, 24 * e)),
+        Case(
+            ("3x5x2x4xF", "3x1x2x4xF", f"3x1xi32 {low}..{low + 12}"),
+            KvUpdateOp,
+            update,
+            lambda e: (0, 24 * e + 12, 24 * e),
+        )
+        for low in (-1, 0, 7)
     ],
     "g4.embedding": [
         Case(

@@ -29,8 +29,8 @@ from g4c.ir.ops import (
     GatedGeluOp,
     GatherOp,
     GeluOp,
+    HeldPositionsOp,
     IotaOp,
-    KvFillOp,
     KvUpdateOp,
     LinearOp,
     LoadWeightOp,
@@ -75,6 +75,30 @@ def stale() -> Op:
 
 def experts(x: str, indices: str, weights: str, gate_up: str, down: str) -> Callable[[], Op]:
     return lambda: ExpertsOp(*map(v, (x, indices, weights, gate_up, down)))
+
+
+def attention(
+    q: str = "1x2x2x8xf32",
+    k: str = "1x9x1x8xf32",
+    value: str = "",
+    positions: str = "1x2xi32",
+    held: str = "1x9xi32",
+    second: str = "",
+    segments: int = 1,
+    window: int = 0,
+) -> Op:
+    """An attention that is right but for what is given; `second`: keys of another segment, of 3 positions."""
+    keys = (v(k), v(second)) if second else (v(k),) * segments
+    values = (v(value or k), *keys[1:])[: len(keys)]
+    return AttentionOp(
+        q=v(q),
+        keys=keys,
+        values=values,
+        positions=v(positions),
+        key_positions=(v(held), v("1x3xi32"))[: len(keys)],
+        scale=1.0,
+        window=window,
+    )
 
 
 CHOICE, GATE_UP, DOWN = "2x3xi32", "5x24x16xf32", "5x16x12xf32"
@@ -134,49 +158,44 @@ REFUSED: dict[str, list[tuple[Callable[[], Op], str]]] = {
         (lambda: RopeOp(v("1x2x3x8xi32"), v("1x2x4xi32"), v("1x2x4xi32")), "needs floats, got tensor<1x2x3x8xi32>"),
     ],
     "g4.attention": [
+        (lambda: attention(q="1x2x8xf32"), "q must be [b, s, H, d], got tensor<1x2x8xf32>"),
+        (lambda: attention(segments=0), "segments differ: (0, 0, 0) keys, values and key_positions"),
         (
-            lambda: AttentionOp(v("1x2x8xf32"), v("1x9x1x8xf32"), v("1x9x1x8xf32"), v("1x2xi32"), 1.0, 0, 9),
-            "q must be [b, s, H, d] and k [b, slots, K, d], got tensor<1x2x8xf32> and tensor<1x9x1x8xf32>",
+            lambda: AttentionOp(
+                v("1x2x2x8xf32"), (v("1x9x1x8xf32"),), (), v("1x2xi32"), (v("1x9xi32"),), scale=1.0, window=0
+            ),
+            "segments differ: (1, 0, 1) keys, values and key_positions",
+        ),
+        (lambda: attention(k="1x9x8xf32"), "keys must be [b, m, K, d], got tensor<1x9x8xf32>"),
+        (
+            lambda: attention(value="1x8x1x8xf32"),
+            "a segment's keys are tensor<1x9x1x8xf32>, its values tensor<1x8x1x8xf32>",
         ),
         (
-            lambda: AttentionOp(v("1x2x2x8xf32"), v("1x9x1x8xf32"), v("1x8x1x8xf32"), v("1x2xi32"), 1.0, 0, 9),
-            "k is tensor<1x9x1x8xf32>, v is tensor<1x8x1x8xf32>",
+            lambda: attention(k="1x9x1x4xf32"),
+            "batch or head_dim differ: q is tensor<1x2x2x8xf32>, keys are tensor<1x9x1x4xf32>",
         ),
         (
-            lambda: AttentionOp(v("1x2x2x8xf32"), v("1x9x1x4xf32"), v("1x9x1x4xf32"), v("1x2xi32"), 1.0, 0, 9),
-            "batch or head_dim differ: q is tensor<1x2x2x8xf32>, k is tensor<1x9x1x4xf32>",
-        ),
-        (
-            lambda: AttentionOp(v("1x2x2x8xbf16"), v("1x9x1x8xf32"), v("1x9x1x8xf32"), v("1x2xi32"), 1.0, 0, 9),
+            lambda: attention(q="1x2x2x8xbf16"),
             "operand dtypes differ: tensor<1x2x2x8xbf16> and tensor<1x9x1x8xf32>",
         ),
         (
-            lambda: AttentionOp(v("1x2x3x8xf32"), v("1x9x2x8xf32"), v("1x9x2x8xf32"), v("1x2xi32"), 1.0, 0, 9),
+            lambda: attention(q="1x2x3x8xf32", k="1x9x2x8xf32"),
             "3 query heads do not divide over 2 KV heads",
         ),
-        (
-            lambda: AttentionOp(v("1x2x2x8xf32"), v("1x9x1x8xf32"), v("1x9x1x8xf32"), v("1x1xi32"), 1.0, 0, 9),
-            "positions must be tensor<1x2xi32>, got tensor<1x1xi32>",
-        ),
-        (
-            lambda: AttentionOp(v("1x2x2x8xf32"), v("1x9x1x8xf32"), v("1x9x1x8xf32"), v("1x2xi32"), 1.0, 0, 10),
-            "span 10 is not within the 9 slots of the cache",
-        ),
-        (
-            lambda: AttentionOp(v("1x2x2x8xf32"), v("1x9x1x8xf32"), v("1x9x1x8xf32"), v("1x2xi32"), 1.0, -1, 9),
-            "window must be >= 0 (0 = none), got -1",
-        ),
-        (
-            lambda: AttentionOp(v("1x2x2x8xi32"), v("1x9x1x8xi32"), v("1x9x1x8xi32"), v("1x2xi32"), 1.0, 0, 9),
-            "needs floats, got tensor<1x2x2x8xi32>",
-        ),
+        (lambda: attention(second="1x3x2x8xf32"), "segments have 1 and 2 KV heads"),
+        (lambda: attention(held="1x8xi32"), "key_positions must be tensor<1x9xi32>, got tensor<1x8xi32>"),
+        (lambda: attention(positions="1x1xi32"), "positions must be tensor<1x2xi32>, got tensor<1x1xi32>"),
+        (lambda: attention(window=-1), "window must be >= 0 (0 = none), got -1"),
+        (lambda: attention(q="1x2x2x8xi32", k="1x9x1x8xi32"), "needs floats, got tensor<1x2x2x8xi32>"),
     ],
-    "g4.kv_fill": [
+    "g4.held_positions": [
         (
-            lambda: KvFillOp(v("1x2x1x8xf32"), v("1x3x1x8xf32")),
-            "cannot write tensor<1x3x1x8xf32> into a cache of tensor<1x2x1x8xf32>",
+            lambda: HeldPositionsOp(v("1x2x3xi32"), 8, True),
+            "positions must be [b, rows] i32, got tensor<1x2x3xi32>",
         ),
-        (lambda: KvFillOp(v("1x9x1x8xf32"), v("1x3x1x8xf32"), 7), "start 7 is not within 0..6"),
+        (lambda: HeldPositionsOp(v("1x2xf32"), 8, True), "positions must be [b, rows] i32, got tensor<1x2xf32>"),
+        (lambda: HeldPositionsOp(v("1x2xi32"), 0, True), "slots must be > 0, got 0"),
     ],
     "g4.kv_update": [
         (
@@ -198,7 +217,7 @@ REFUSED: dict[str, list[tuple[Callable[[], Op], str]]] = {
         (lambda: GatherOp(v("4xf32"), v("2xi8")), "indices must be i32, got tensor<2xi8>"),
     ],
     "g4.select_rows": [
-        (lambda: SelectRowsOp(v("1x2x3xf32"), v("2x1xi32")), "x must be [b, s, h] and rows [b, r], got"),
+        (lambda: SelectRowsOp(v("1x2x3xf32"), v("2x1xi32")), "x must be [b, s, ...] and rows [b, r], got"),
         (lambda: SelectRowsOp(v("1x2x3xf32"), v("1x1xf32")), "rows must be i32, got tensor<1x1xf32>"),
     ],
     "g4.gated_gelu": [

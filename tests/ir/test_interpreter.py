@@ -13,7 +13,18 @@ from g4c.ir.builder import Builder
 from g4c.ir.interpreter import interpret
 from g4c.ir.module import Function, Module, Result
 from g4c.ir.op import Dense, Op, SymbolRef
-from g4c.ir.ops import AddOp, AttentionOp, CallOp, KvUpdateOp, LinearOp, MulOp, NegOp, SliceOp, SoftcapOp
+from g4c.ir.ops import (
+    AddOp,
+    AttentionOp,
+    CallOp,
+    HeldPositionsOp,
+    KvUpdateOp,
+    LinearOp,
+    MulOp,
+    NegOp,
+    SliceOp,
+    SoftcapOp,
+)
 from g4c.ir.weights import Cache, RopeTable, Weight
 
 
@@ -29,7 +40,8 @@ def decoder() -> Module:
     positions = layer.add_param("positions", tensor("1x1xi32"))
     b = Builder(layer)
     updated = b.emit(KvUpdateOp(kv, x, positions))
-    seen = b.emit(AttentionOp(x, updated, updated, positions, 0.0, 0, 4))
+    held = b.emit(HeldPositionsOp(positions, 4, True))
+    seen = b.emit(AttentionOp(x, (updated,), (updated,), positions, (held,), 0.0, 0))
     layer.results = [Result(b.emit(LinearOp(b.emit(AddOp(x, seen)), w)), "y"), Result(updated, "kv")]
     program = module.add_function(Function("decode", "program"))
     b = Builder(program)
@@ -147,8 +159,8 @@ def test_the_observer_sees_every_op_in_order() -> None:
     inputs = {param.name: np.zeros(param.shape, param.dtype.numpy) for param in module.functions["decode"].params}
     interpret(module, "decode", inputs, {"w": np.zeros((2, 2), np.float32)}, observe=observe)
     x, cache = (1, 1, 1, 2), (1, 4, 1, 2)
-    layer = [("layer", "g4.kv_update", [cache]), ("layer", "g4.attention", [x]), ("layer", "g4.add", [x])]
-    layer.append(("layer", "g4.linear", [x]))
+    layer = [("layer", "g4.kv_update", [cache]), ("layer", "g4.held_positions", [(1, 4)])]
+    layer += [("layer", f"g4.{name}", [x]) for name in ("attention", "add", "linear")]
     call = ("decode", "g4.call", [x, cache])
     assert seen == [("decode", "g4.load_weight", [(2, 2)]), *layer, call, *layer, call]
 

@@ -9,7 +9,18 @@ from op_cases import tensor, v
 from g4c.ir.builder import Builder
 from g4c.ir.module import Function, Module, Result, copy_function
 from g4c.ir.op import UNKNOWN, Cost, Dense, Level, Loc, SymbolRef, Value, defining, layout
-from g4c.ir.ops import AddOp, CallOp, ConcatOp, ConstantOp, KvFillOp, LinearOp, LoadWeightOp, MulOp, NegOp, RmsNormOp
+from g4c.ir.ops import (
+    AddOp,
+    CallOp,
+    ConcatOp,
+    ConstantOp,
+    HeldPositionsOp,
+    LinearOp,
+    LoadWeightOp,
+    MulOp,
+    NegOp,
+    RmsNormOp,
+)
 from g4c.ir.parser import parse_module
 from g4c.ir.printer import print_module, structural_hash
 from g4c.ir.types import DType, TensorType, broadcast_shapes
@@ -156,7 +167,7 @@ def test_fields_are_told_apart() -> None:
     spec = layout(CallOp)
     assert (spec.operands, spec.attributes, spec.signature) == (("args",), ("callee",), ("types",))
     assert (spec.segmented, spec.optional, spec.variadic) == (False, frozenset(), {"args"})
-    assert layout(KvFillOp).kinds == {"start": int}
+    assert layout(HeldPositionsOp).kinds == {"slots": int, "updated": bool}
 
 
 def test_locations_print_what_is_known() -> None:

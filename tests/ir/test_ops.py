@@ -193,8 +193,9 @@ def test_every_query_sees_its_window() -> None:
     values = np.eye(slots, dtype=np.float32)[None, :, None, :]
     positions = np.arange(slots, dtype=np.int32)[None]
     typed = v(f"1x{slots}x1x{slots}xf32")
-    op = AttentionOp(typed, typed, typed, v(f"1x{slots}xi32"), 1.0, window, slots)
-    seen = op.reference(q, k, values, positions)[0, :, 0] > 0
+    held = v(f"1x{slots}xi32")
+    op = AttentionOp(typed, (typed,), (typed,), held, (held,), 1.0, window)
+    seen = op.reference(q, k, values, positions, positions)[0, :, 0] > 0
     for position in range(slots):
         assert list(np.flatnonzero(seen[position])) == list(range(max(0, position - window + 1), position + 1))
 
@@ -204,8 +205,9 @@ def test_attention_with_huge_scores() -> None:
     q = np.full((1, 1, 1, 4), 15.0, np.float32)
     k = np.array([-5.0, 5.0, 4.9], np.float32)[None, :, None, None] * np.ones((1, 3, 1, 4), np.float32)
     values = np.array([1.0, 2.0, 3.0], np.float32)[None, :, None, None] * np.ones((1, 3, 1, 4), np.float32)
-    op = AttentionOp(v("1x1x1x4xf32"), v("1x3x1x4xf32"), v("1x3x1x4xf32"), v("1x1xi32"), 1.0, 0, 3)
-    found = op.reference(q, k, values, np.array([[2]], np.int32))
+    keys = (v("1x3x1x4xf32"),)
+    op = AttentionOp(v("1x1x1x4xf32"), keys, keys, v("1x1xi32"), (v("1x3xi32"),), 1.0, 0)
+    found = op.reference(q, k, values, np.array([[2]], np.int32), np.array([[0, 1, 2]], np.int32))
     np.testing.assert_allclose(found, np.full((1, 1, 1, 4), 2 + 1 / (1 + np.exp(6.0))), rtol=1e-4)
 
 
@@ -214,8 +216,9 @@ def test_probabilities_are_rounded_before_they_meet_the_values() -> None:
     bf16 = DType.BF16.numpy
     q, k = np.ones((1, 1, 1, 1), bf16), np.array([1.0, 0.0], bf16).reshape(1, 2, 1, 1)
     values = np.array([256.0, -696.0], bf16).reshape(1, 2, 1, 1)
-    op = AttentionOp(v("1x1x1x1xbf16"), v("1x2x1x1xbf16"), v("1x2x1x1xbf16"), v("1x1xi32"), 1.0, 0, 2)
-    found = op.reference(q, k, values, np.array([[1]], np.int32))
+    keys = (v("1x2x1x1xbf16"),)
+    op = AttentionOp(v("1x1x1x1xbf16"), keys, keys, v("1x1xi32"), (v("1x2xi32"),), 1.0, 0)
+    found = op.reference(q, k, values, np.array([[1]], np.int32), np.array([[0, 1]], np.int32))
     probabilities = torch.softmax(torch.tensor([1.0, 0.0]), 0).bfloat16().float()
     expected = (probabilities * torch.tensor([256.0, -696.0])).sum().bfloat16()
     assert found.item() == expected.item()
@@ -246,17 +249,31 @@ def test_experts_in_bf16_err_no_more_than_hugging_face() -> None:
     assert (ours - exact).square().mean() <= (theirs.float() - exact).square().mean()
 
 
+@pytest.mark.parametrize("positions", [[0, 2, 3], [3, 2, 1], [-1, 0, 1], [0, -1, 1], [4, 4, 4]])
+def test_positions_that_are_not_consecutive_cannot_be_written(positions: list[int]) -> None:
+    cache, x = np.zeros((1, 5, 1, 4), np.float32), np.zeros((1, 3, 1, 4), np.float32)
+    op = KvUpdateOp(v("1x5x1x4xf32"), v("1x3x1x4xf32"), v("1x3xi32"))
+    with pytest.raises(ValueError, match="not consecutive, followed by padding"):
+        op.reference(cache, x, np.array([positions], np.int32))
+
+
+def test_of_more_rows_than_slots_the_last_are_kept() -> None:
+    cache, x = np.full((1, 3, 1, 1), -1.0, np.float32), np.arange(8, dtype=np.float32).reshape(1, 8, 1, 1)
+    op = KvUpdateOp(v("1x3x1x1xf32"), v("1x8x1x1xf32"), v("1x8xi32"))
+    for valid, kept in ((8, [6, 7, 5]), (5, [3, 4, 2]), (2, [0, 1, -1]), (0, [-1, -1, -1])):
+        positions = np.where(np.arange(8) < valid, np.arange(8), -1).astype(np.int32)[None]
+        assert op.reference(cache, x, positions).ravel().tolist() == kept
+
+
 @pytest.mark.parametrize("index", [-1, 5])
 def test_indices_outside_their_table_are_errors(index: int) -> None:
     """numpy would take -1 for the last row."""
     rows = np.array([[index]], np.int32)
     table, x = np.zeros((5, 4), np.float32), np.zeros((1, 5, 4), np.float32)
-    new, cache = np.zeros((1, 1, 1, 4), np.float32), np.zeros((1, 5, 1, 4), np.float32)
     calls: list[Callable[[], object]] = [
         lambda: GatherOp(v("5x4xf32"), v("1x1xi32")).reference(table, rows),
         lambda: EmbeddingOp(v("1x1xi32"), v("5x4xf32"), 1.0).reference(rows, table),
         lambda: SelectRowsOp(v("1x5x4xf32"), v("1x1xi32")).reference(x, rows),
-        lambda: KvUpdateOp(v("1x5x1x4xf32"), v("1x1x1x4xf32"), v("1x1xi32")).reference(cache, new, rows),
         lambda: ExpertsOp(*map(v, ("1x1x4xf32", "1x1x1xi32", "1x1x1xf32", "5x6x4xf32", "5x4x3xf32"))).reference(
             x[:, :1], rows[None], np.ones((1, 1, 1), np.float32), np.ones((5, 6, 4)), np.ones((5, 4, 3))
         ),

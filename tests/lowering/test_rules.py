@@ -262,45 +262,57 @@ def test_lookups(dtype: DType) -> None:
     check(lambda i, t: ops.EmbeddingOp(i, t, 16.0), draw((2, 3), S32, 2, 0, 11), table)
     check(lambda i, t: ops.EmbeddingOp(i, t, 1.0), draw((1, 1), S32, 2, 0, 11), table)
     for batch, length, count in [(1, 7, 1), (1, 7, 3), (3, 7, 2), (2, 1, 1)]:
-        check(ops.SelectRowsOp, draw((batch, length, 6), dtype, 1), draw((batch, count), S32, 2, 0, length))
+        for rest in [(6,), (2, 3), ()]:
+            check(ops.SelectRowsOp, draw((batch, length, *rest), dtype, 1), draw((batch, count), S32, 2, 0, length))
 
 
 # -- attention and caches ---
 
 ATTENTION = [
-    # batch, length, heads, kv_heads, width, slots, span, window
-    (1, 5, 4, 1, 256, 8, 8, 0),
-    (1, 1, 8, 1, 512, 16, 16, 0),
-    (1, 1, 8, 1, 256, 16, 16, 4),
-    (2, 3, 4, 1, 16, 8, 6, 2),
-    (2, 3, 4, 2, 16, 8, 8, 0),
-    (1, 4, 8, 4, 16, 8, 5, 3),
-    (3, 1, 4, 2, 16, 8, 8, 3),
-    (1, 3, 4, 4, 16, 8, 8, 0),
+    # batch, length, heads, kv_heads, width, keys of each segment, window
+    (1, 5, 4, 1, 256, (8,), 0),
+    (1, 1, 8, 1, 512, (16,), 0),
+    (1, 1, 8, 1, 256, (16,), 4),
+    (2, 3, 4, 1, 16, (8,), 2),
+    (2, 3, 4, 2, 16, (8,), 0),
+    (1, 4, 8, 4, 16, (8,), 3),
+    (3, 1, 4, 2, 16, (8,), 3),
+    (1, 3, 4, 4, 16, (8,), 0),
+    (1, 5, 4, 1, 16, (8, 5), 6),
+    (2, 5, 4, 2, 16, (4, 5), 4),
+    (3, 1, 4, 2, 16, (8, 1, 2), 0),
 ]
+
+
+def attention_of(segments: int, scale: float, window: int) -> Make:
+    """An attention made from q, the segments' keys, then values, positions and key positions."""
+    n = segments
+    return lambda q, *x: ops.AttentionOp(q, x[:n], x[n : 2 * n], x[2 * n], x[2 * n + 1 :], scale, window)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("case", ATTENTION, ids=str)
-def test_attention(case: tuple[int, ...], dtype: DType) -> None:
-    batch, length, heads, kv_heads, width, slots, span, window = case
-    start = np.random.default_rng(3).integers(0, span - length + 1, (batch, 1))
-    positions = (start + np.arange(length)).astype(np.int32)
-    arrays = (
-        draw((batch, length, heads, width), dtype, 1),
-        draw((batch, slots, kv_heads, width), dtype, 2),
-        draw((batch, slots, kv_heads, width), dtype, 3),
-        positions,
-    )
-    scale = 1.0 if width >= 256 else 0.25
+def test_attention(case: tuple[int, int, int, int, int, tuple[int, ...], int], dtype: DType) -> None:
+    batch, length, heads, kv_heads, width, segments, window = case
+    positions = np.random.default_rng(3).integers(2, 12, (batch, 1)) + np.arange(length)
+    held = [draw((batch, keys), S32, 4 + keys, -3, 12) for keys in segments]
+    held[-1][:, -length:] = positions  # every query sees a key
+    keys, values = ([draw((batch, n, kv_heads, width), dtype, seed) for n in segments] for seed in (2, 3))
+    seen = (held_all := np.concatenate(held, 1))[:, None] <= positions[:, :, None]
+    seen &= (held_all >= 0)[:, None] & ((window == 0) | (held_all[:, None] > positions[:, :, None] - window))
+    assert seen.any(axis=2).all()
     module = check(
-        lambda q, k, v, p: ops.AttentionOp(q, k, v, p, scale, window, span),
-        *arrays,
+        attention_of(len(segments), 1.0 if width >= 256 else 0.25, window),
+        draw((batch, length, heads, width), dtype, 1),
+        *keys,
+        *values,
+        positions.astype(np.int32),
+        *held,
         tolerance={"rtol": 2e-2, "atol": 2e-2} if dtype == BF16 else {"rtol": 1e-4, "atol": 1e-4},
     )
     instructions = module.computations[-1].instructions
     assert max(len(i.shape.dimensions) for i in instructions) <= 4
-    cache = batch * span * kv_heads * width
+    cache = max(batch * sum(segments) * kv_heads * width, batch * length * heads * max(segments))
     repeated = [i for i in instructions if i.opcode == "broadcast" and np.prod(i.shape.dimensions) > cache]
     assert repeated == [], "K or V is repeated for every query head"
 
@@ -313,9 +325,8 @@ def test_any_attention(batch: int, length: int, kv_heads: int, group: int, slots
         draw((batch, n, heads, 8), F32, seed)
         for seed, (n, heads) in enumerate([(length, kv_heads * group), (slots, kv_heads), (slots, kv_heads)])
     )
-    check(
-        lambda *x: ops.AttentionOp(*x, 1.0, window, slots), q, k, v, positions, tolerance={"rtol": 1e-4, "atol": 1e-5}
-    )
+    held = np.tile(np.arange(slots, dtype=np.int32), (batch, 1))
+    check(attention_of(1, 1.0, window), q, k, v, positions, held, tolerance={"rtol": 1e-4, "atol": 1e-5})
 
 
 def test_attention_mask_is_below_any_score() -> None:
@@ -323,19 +334,40 @@ def test_attention_mask_is_below_any_score() -> None:
     q = np.full((1, 1, 1, 4), -150.0, np.float32)
     k = np.full((1, 4, 1, 4), 0.5, np.float32)
     v = draw((1, 4, 1, 4), F32)
-    check(lambda *x: ops.AttentionOp(*x, 1.0, 0, 4), q, k, v, np.array([[1]], np.int32))
+    check(attention_of(1, 1.0, 0), q, k, v, np.array([[1]], np.int32), np.array([[0, 1, 2, -1]], np.int32))
+
+
+@pytest.mark.parametrize("updated", [True, False])
+@pytest.mark.parametrize("slots", [1, 7, 16])
+def test_held_positions(slots: int, updated: bool) -> None:
+    positions = np.array([[0, 1, 2], [4, 5, 6], [5, 6, -1], [30, 31, 32], [-1, -1, -1]], np.int32)
+    check(lambda p: ops.HeldPositionsOp(p, slots, updated), positions)
+    check(lambda p: ops.HeldPositionsOp(p, slots, updated), positions[:, :1])
+
+
+STARTS = {  # name: first position and how many are valid, per sequence
+    "within": [(0, None), (4, None)],
+    "wrapping": [(7, None), (8, None), (16, None)],
+    "many turns": [(1000, None), (0, None)],
+    "padded": [(0, 1), (7, 1), (12, 0)],
+    "idle": [(-1, 0), (-1, 0)],
+}
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize(("batch", "length", "heads"), [(1, 1, 1), (1, 3, 2), (4, 1, 1), (2, 3, 2)])
-def test_kv_update(batch: int, length: int, heads: int, dtype: DType) -> None:
-    cache, x = draw((batch, 9, heads, 8), dtype, 1), draw((batch, length, heads, 8), dtype, 2)
-    start = np.random.default_rng(5).integers(0, 9 - length + 1, (batch, 1))
-    positions = (start + np.arange(length)).astype(np.int32)
+@pytest.mark.parametrize("starts", STARTS.values(), ids=STARTS)
+@pytest.mark.parametrize(("rows", "heads"), [(1, 1), (3, 2), (9, 1), (14, 2), (30, 1)])
+def test_kv_update(rows: int, heads: int, starts: list[tuple[int, int | None]], dtype: DType) -> None:
+    """A ring of 9 slots; fewer rows than slots, as many, and more."""
+    cache, x = draw((len(starts), 9, heads, 8), dtype, 1), draw((len(starts), rows, heads, 8), dtype, 2)
+    positions = np.stack([first + np.arange(rows) for first, _ in starts]).astype(np.int32)
+    for sequence, (_, valid) in enumerate(starts):
+        positions[sequence, rows if valid is None else valid :] = -1
+    check(ops.KvUpdateOp, cache, x, positions, tolerance=EXACT)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_few_rows_are_scattered(rows: int) -> None:
+    cache, x = draw((2, 9, 1, 8), BF16, 1), draw((2, rows, 1, 8), BF16, 2)
+    positions = np.array([[4, 5, 6], [0, 1, 2]], np.int32)[:, :rows]
     assert "scatter" in opcodes(check(ops.KvUpdateOp, cache, x, positions, tolerance=EXACT))
-
-
-@pytest.mark.parametrize("start", [0, 4])
-def test_kv_fill(start: int) -> None:
-    cache, x = draw((2, 9, 1, 8), BF16, 1), draw((2, 3, 1, 8), BF16, 2)
-    check(lambda c, u: ops.KvFillOp(c, u, start), cache, x, tolerance=EXACT)

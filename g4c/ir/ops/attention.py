@@ -46,7 +46,9 @@ class AttentionOp(Op):
             fits = (q.shape[0], q.shape[3]) == (k.shape[0], k.shape[3])
             require(fits, f"batch or head_dim differ: q is {q}, keys are {k.type}")
             require(q.dtype == k.dtype, f"operand dtypes differ: {q} and {k.type}")
-            require(k.shape[2] == self.keys[0].shape[2], f"segments have {self.keys[0].shape[2]} and {k.shape[2]} KV heads")
+            require(
+                k.shape[2] == self.keys[0].shape[2], f"segments have {self.keys[0].shape[2]} and {k.shape[2]} KV heads"
+            )
             require(q.shape[2] % k.shape[2] == 0, f"{q.shape[2]} query heads do not divide over {k.shape[2]} KV heads")
             wanted = TensorType(k.shape[:2], DType.S32)
             require(held.type == wanted, f"key_positions must be {wanted}, got {held.type}")
@@ -93,7 +95,7 @@ class AttentionOp(Op):
 
 @dataclass(eq=False, repr=False)
 class HeldPositionsOp(Op):
-    """y[b, j] = the largest p <= last[b] with p mod slots = j, or negative: the position that slot j of a cache holds.
+    """y[b, j] = the largest p <= last[b] with p mod slots = j, or -1: the position that slot j of a cache holds.
 
     `updated`: last is the largest of positions[b], so this is what a cache holds after these rows were written to it;
     otherwise last = positions[b, 0] - 1, which is what it held before. Every position up to last has been written.
@@ -117,7 +119,7 @@ class HeldPositionsOp(Op):
         last = positions.max(axis=1) if self.updated else positions[:, 0] - 1
         slot = np.arange(self.slots, dtype=np.int32)
         held = last[:, None] - (last[:, None] - slot) % self.slots
-        return np.where(last[:, None] < 0, np.int32(-1), held).astype(np.int32)
+        return np.where(last[:, None] < 0, -1, np.maximum(held, -1)).astype(np.int32)
 
 
 @dataclass(eq=False, repr=False)
@@ -157,6 +159,6 @@ class KvUpdateOp(Op):
 def consecutive(positions: Array) -> int:
     """How many of one sequence's positions are valid. ValueError unless they are consecutive, with padding after them."""
     valid = int((positions >= 0).sum())
-    if valid and not np.array_equal(positions[:valid], positions[0] + np.arange(valid)):
+    if valid and not (positions[0] >= 0 and np.array_equal(positions[:valid], positions[0] + np.arange(valid))):
         raise ValueError(f"positions {positions.tolist()} are not consecutive, followed by padding")
     return valid
