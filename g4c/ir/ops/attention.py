@@ -159,6 +159,7 @@ class KvUpdateOp(Op):
 def consecutive(positions: Array) -> int:
     """How many of one sequence's positions are valid. ValueError unless they are consecutive, with padding after them."""
     valid = int((positions >= 0).sum())
-    if valid and not (positions[0] >= 0 and np.array_equal(positions[:valid], positions[0] + np.arange(valid))):
+    wanted = positions[0] + np.arange(valid)
+    if valid and not (positions[0] >= 0 and np.array_equal(positions[:valid], wanted)):
         raise ValueError(f"positions {positions.tolist()} are not consecutive, followed by padding")
     return valid

@@ -37,9 +37,10 @@ def lower_attention(b: StablehloBuilder, op: ops.AttentionOp, operands: Sequence
     weights = b.convert(_softmax(b, b.select(allowed, scores, b.splat(MASKED, scores.type))), q.dtype)
     y, start = None, 0
     for v in values:
-        v, part = _keys(b, v, lead), b.slice_axis(weights, len(lead) + 1, start, start + v.shape[1])
-        start += v.shape[1]
-        product = _weighted(b, part, v, axes)
+        stop = start + v.shape[1]
+        part = b.slice_axis(weights, len(lead) + 1, start, stop)
+        product = _weighted(b, part, _keys(b, v, lead), axes)
+        start = stop
         y = product if y is None else b.add(y, product)
     assert y is not None
     return _heads_last(b, b.convert(y, q.dtype), q.shape, kv_heads)
