@@ -93,8 +93,8 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "G4C-P042": Entry(
         "a pass over whole programs meets layer functions",
-        "Passes that follow values from layer to layer (window-kv-cache, prune-prefill, fuse-projections, ...) want every\n"
-        "op in the program itself. They come before specialize-layers; a module that is cut up already is made whole\n"
-        "again by inline-layers.",
+        "Passes that follow values from layer to layer (window-kv-cache, prune-prefill, fuse-projections, ...) want\n"
+        "every op in the program itself. They come before specialize-layers; a module that is cut up already is made\n"
+        "whole again by inline-layers.",
     ),
 }

@@ -1,7 +1,7 @@
 """Attention and the KV cache, kept whole: which position a slot holds is data, and masking goes by position alone.
 
-A cache is [batch, slots, kv_heads, head_dim], a ring: position p lives in slot p mod slots. A linear cache is a ring that
-never wraps. Positions are [batch, rows]; in each sequence the valid ones are consecutive and ascending, and padding
+A cache is [batch, slots, kv_heads, head_dim], a ring: position p lives in slot p mod slots. A linear cache is a ring
+that never wraps. Positions are [batch, rows]; in each sequence the valid ones are consecutive and ascending, and padding
 after them has position -1: it is not written and sees nothing.
 """
 
@@ -17,7 +17,7 @@ from g4c.ir.types import Array, DType, TensorType
 
 @dataclass(eq=False, repr=False)
 class AttentionOp(Op):
-    """y[b,i,h] = sum_j softmax_j(scale * q[b,i,h] . k[b,j,g]) * v[b,j,g], g = h // (H / K), over the keys that i sees.
+    """y[b,i,h] = sum_j softmax_j(scale * q[b,i,h] . k[b,j,g]) * v[b,j,g], g = h // (H / K), over the keys i sees.
 
     sees(i, j) = 0 <= kp[b,j] <= p[b,i] and (window == 0 or kp[b,j] > p[b,i] - window), with the positions p of the queries
     and kp of the keys. q [b, s, H, d]; keys and values come in segments [b, m, K, d] with key_positions [b, m] i32, and
@@ -157,7 +157,7 @@ class KvUpdateOp(Op):
 
 
 def consecutive(positions: Array) -> int:
-    """How many of one sequence's positions are valid. ValueError unless they are consecutive, with padding after them."""
+    """How many of one sequence's positions are valid. ValueError unless consecutive, with padding after them."""
     valid = int((positions >= 0).sum())
     wanted = positions[0] + np.arange(valid)
     if valid and not (positions[0] >= 0 and np.array_equal(positions[:valid], wanted)):

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from g4c.ir import ops
-from g4c.ir.types import DType, TensorType
 from g4c.lowering.neuron.rules.indexing import flat_rows
 from g4c.lowering.neuron.rules.rule import Rule
 from g4c.lowering.neuron.stablehlo_builder import StablehloBuilder, Tensor
@@ -80,7 +79,7 @@ def _heads_last(b: StablehloBuilder, y: Tensor, shape: tuple[int, ...], kv_heads
 def _mask(
     b: StablehloBuilder, window: int, positions: Tensor, held: Tensor, shape: tuple[int, ...], group: int
 ) -> Tensor:
-    """allow[..., row, j] = 0 <= held[j] <= position of the row, and held[j] > position - window; row = i * group + head."""
+    """allow[..., row, j] = 0 <= held[j] <= its position, and held[j] > its position - window; row = i * group + head."""
     batch, length = positions.shape
     rank = len(shape)
     rows = b.reshape(b.broadcast(positions, (batch, length, group), (0, 1)), (batch, length * group))
