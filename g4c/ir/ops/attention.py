@@ -1,8 +1,8 @@
 """Attention and the KV cache, kept whole: which position a slot holds is data, and masking goes by position alone.
 
 A cache is [batch, slots, kv_heads, head_dim], a ring: position p lives in slot p mod slots. A linear cache is a ring
-that never wraps. Positions are [batch, rows]; in each sequence the valid ones are consecutive and ascending, and padding
-after them has position -1: it is not written and sees nothing.
+that never wraps. Positions are [batch, rows]; in each sequence the valid ones are consecutive and ascending, and
+padding after them has position -1: it is not written and sees nothing.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from g4c.ir.types import Array, DType, TensorType
 class AttentionOp(Op):
     """y[b,i,h] = sum_j softmax_j(scale * q[b,i,h] . k[b,j,g]) * v[b,j,g], g = h // (H / K), over the keys i sees.
 
-    sees(i, j) = 0 <= kp[b,j] <= p[b,i] and (window == 0 or kp[b,j] > p[b,i] - window), with the positions p of the queries
-    and kp of the keys. q [b, s, H, d]; keys and values come in segments [b, m, K, d] with key_positions [b, m] i32, and
+    sees(i, j) = 0 <= kp[b,j] <= p[b,i] and (window == 0 or kp[b,j] > p[b,i] - window), p the positions of the queries
+    and kp those of the keys. q [b, s, H, d]; keys and values come in segments [b, m, K, d] with key_positions [b, m] i32, and
     count as concatenated. Scores and softmax in f32; probabilities are rounded to the operand type before they meet v.
     The window counts the query itself. A query that sees no key gives zeros (a lowering may give any finite value: only
     padding has such queries).

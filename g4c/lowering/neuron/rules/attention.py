@@ -79,7 +79,7 @@ def _heads_last(b: StablehloBuilder, y: Tensor, shape: tuple[int, ...], kv_heads
 def _mask(
     b: StablehloBuilder, window: int, positions: Tensor, held: Tensor, shape: tuple[int, ...], group: int
 ) -> Tensor:
-    """allow[..., row, j] = 0 <= held[j] <= its position, and held[j] > its position - window; row = i * group + head."""
+    """allow[.., row, j] = 0 <= held[j] <= its position and held[j] > its position - window; row = i * group + head."""
     batch, length = positions.shape
     rank = len(shape)
     rows = b.reshape(b.broadcast(positions, (batch, length, group), (0, 1)), (batch, length * group))
