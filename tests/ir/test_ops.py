@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 import torch_mlir.ir as mlir
-from op_cases import CASES, Case, experts, tensor, v
-from op_refusals import REFUSED
+from op_cases import Case, experts, tensor, v
+from tiled_cases import CASES, REFUSED
 
 from g4c.ir.module import Function, Module, Result
 from g4c.ir.op import REGISTRY, InvalidOpError, Op
@@ -45,7 +45,7 @@ ALL = [
 
 def around(op: Op) -> Module:
     """A module with `op` in a program, and all that an op may refer to."""
-    module = Module("around")
+    module = Module("around", op.level)
     module.add_weight(Weight.stored("w", tensor("4x3xbf16")))
     layer = module.add_function(Function("layer", "layer"))
     x, y = layer.add_param("x", tensor("2xf32")), layer.add_param("y", tensor("3xi32"))

@@ -1,4 +1,4 @@
-"""The op vocabulary of the GRAPH level, one class per op; importing this package fills the registry."""
+"""The op vocabulary of the GRAPH and TILED levels, one class per op; importing this package fills the registry."""
 
 from g4c.ir.ops.attention import AttentionOp, HeldPositionsOp, KvUpdateOp
 from g4c.ir.ops.contraction import LinearOp, MatmulOp
@@ -30,6 +30,7 @@ from g4c.ir.ops.indexing import EmbeddingOp, GatherOp, SelectRowsOp
 from g4c.ir.ops.ordering import TopKOp
 from g4c.ir.ops.shape import BroadcastOp, ConcatOp, IotaOp, ReduceOp, ReshapeOp, SliceOp, TransposeOp
 from g4c.ir.ops.structure import CallOp, ConstantOp, LoadWeightOp
+from g4c.ir.ops.tiled import SplitTilesOp, TiledAttentionOp, TiledLinearOp
 
 __all__ = [
     "AddOp",
@@ -50,8 +51,8 @@ __all__ = [
     "GatedGeluOp",
     "GatherOp",
     "GeluOp",
-    "IotaOp",
     "HeldPositionsOp",
+    "IotaOp",
     "KvUpdateOp",
     "LinearOp",
     "LoadWeightOp",
@@ -73,8 +74,11 @@ __all__ = [
     "SinOp",
     "SliceOp",
     "SoftcapOp",
+    "SplitTilesOp",
     "SubOp",
     "TanhOp",
+    "TiledAttentionOp",
+    "TiledLinearOp",
     "TopKOp",
     "TransposeOp",
 ]

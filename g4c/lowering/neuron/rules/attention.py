@@ -22,7 +22,20 @@ NOWHERE = 1 << 30  # later than every position: what a slot that holds nothing c
 def lower_attention(b: StablehloBuilder, op: ops.AttentionOp, operands: Sequence[Tensor]) -> Tensor:
     n = len(op.keys)
     q, keys, values = operands[0], operands[1 : 1 + n], operands[1 + n : 1 + 2 * n]
-    positions, held = operands[1 + 2 * n], operands[2 + 2 * n :]
+    return attend(b, q, keys, values, operands[1 + 2 * n], operands[2 + 2 * n :], op.scale, op.window)
+
+
+def attend(
+    b: StablehloBuilder,
+    q: Tensor,
+    keys: Sequence[Tensor],
+    values: Sequence[Tensor],
+    positions: Tensor,
+    held: Sequence[Tensor],
+    scale: float,
+    window: int,
+) -> Tensor:
+    """What g4.attention means for these operands, in their type; one softmax over all keys."""
     batch, length, heads, width = q.shape
     kv_heads = keys[0].shape[2]
     group = heads // kv_heads
@@ -30,9 +43,9 @@ def lower_attention(b: StablehloBuilder, op: ops.AttentionOp, operands: Sequence
     axes = tuple(range(len(lead)))
     rows = b.reshape(_heads_first(b, q, kv_heads), (*lead, length * group, width))
     scores = b.concat([_scores(b, rows, _keys(b, k, lead), axes) for k in keys], len(lead) + 1)
-    if op.scale != 1.0:
-        scores = b.multiply(scores, b.splat(op.scale, scores.type))
-    allowed = _mask(b, op.window, positions, b.concat(held, 1), scores.shape, group)
+    if scale != 1.0:
+        scores = b.multiply(scores, b.splat(scale, scores.type))
+    allowed = _mask(b, window, positions, b.concat(held, 1), scores.shape, group)
     weights = b.convert(_softmax(b, b.select(allowed, scores, b.splat(MASKED, scores.type))), q.dtype)
     y, start = None, 0
     for v in values:
