@@ -1,9 +1,9 @@
 """What each ATen and g4c op means in elementary IR ops: one function per op.
 
-In: the importer, the type torch gave the result, the op's arguments with tensors already imported. Out: the result.
-Invariant: the IR ops compute what torch computes on the CPU, rounding included. Torch computes an elementwise op on
-bf16 tensors in f32 and rounds once, and takes a Python number as f32 there; so does the IR, where a number that bf16
-cannot hold exactly is met in f32 and the result rounded by a conversion.
+In: the importer, the type torch gave the result, the op's arguments with tensors already imported. Out: the result,
+or a list of the results. Invariant: the IR ops compute what torch computes on the CPU, rounding included. Torch
+computes an elementwise op on bf16 tensors in f32 and rounds once, and takes a Python number as f32 there; so does the
+IR, where a number that bf16 cannot hold exactly is met in f32 and the result rounded by a conversion.
 """
 
 from __future__ import annotations
@@ -32,14 +32,16 @@ from g4c.ir.ops.elementwise import (
     SubOp,
     TanhOp,
 )
+from g4c.ir.ops.experts import ExpertsOp
 from g4c.ir.ops.indexing import GatherOp, SelectRowsOp
+from g4c.ir.ops.ordering import TopKOp
 from g4c.ir.ops.shape import BroadcastOp, ConcatOp, ReduceOp, SliceOp, TransposeOp
 from g4c.ir.types import DType, TensorType
 
 if TYPE_CHECKING:
     from g4c.frontend.import_aten import _Importer
 
-Handler = Callable[..., Value]
+Handler = Callable[..., "Value | list[Value]"]
 
 # Ops without a result that matters, and ops whose result is their first argument.
 IGNORED = frozenset(("aten._assert_tensor_metadata.default",))
@@ -89,7 +91,7 @@ def _unary(build: Callable[..., Op]) -> Handler:
 HANDLERS["aten.add.Tensor"] = _binary(AddOp)
 HANDLERS["aten.sub.Tensor"] = _binary(SubOp)
 HANDLERS["aten.mul.Tensor"] = HANDLERS["aten.mul_.Tensor"] = _binary(MulOp)
-HANDLERS["aten.div.Tensor"] = _binary(DivOp)
+HANDLERS["aten.div.Tensor"] = HANDLERS["aten.div_.Tensor"] = _binary(DivOp)
 HANDLERS["aten.pow.Tensor_Scalar"] = _binary(PowOp)
 HANDLERS["aten.neg.default"] = _unary(NegOp)
 HANDLERS["aten.cos.default"] = _unary(CosOp)
@@ -111,10 +113,45 @@ def _convert(im: _Importer, type: TensorType, x: Value, *args: object, **kwargs:
     return im.convert(x, type.dtype)
 
 
-@_handles("aten.mean.dim")
-def _mean(im: _Importer, type: TensorType, x: Value, dims: list[int], keepdim: bool = False) -> Value:
-    axes = tuple(sorted(dim % x.type.rank for dim in dims))
-    return im.emit(ReduceOp(im.convert(x, type.dtype), "mean", axes, keepdim, loc=im.loc))
+def _reduction(kind: str) -> Handler:
+    def handle(
+        im: _Importer, type: TensorType, x: Value, dims: list[int], keepdim: bool = False, **kwargs: object
+    ) -> Value:
+        axes = tuple(sorted(dim % x.type.rank for dim in dims))
+        return im.emit(ReduceOp(im.convert(x, type.dtype), kind, axes, keepdim, loc=im.loc))
+
+    return handle
+
+
+HANDLERS["aten.mean.dim"] = _reduction("mean")
+HANDLERS["aten.sum.dim_IntList"] = _reduction("sum")
+
+
+@_handles("aten.softmax.int")
+def _softmax(im: _Importer, type: TensorType, x: Value, dim: int, *args: object) -> Value:
+    """In f32, whatever the type: the largest entry is subtracted first, as torch does."""
+    axes = (dim % x.type.rank,)
+    x = im.convert(im.convert(x, type.dtype), DType.F32)
+    top = im.emit(ReduceOp(x, "max", axes, True, loc=im.loc))
+    powers = im.emit(ExpOp(im.emit(SubOp(x, top, loc=im.loc)), loc=im.loc))
+    total = im.emit(ReduceOp(powers, "sum", axes, True, loc=im.loc))
+    return im.convert(im.emit(DivOp(powers, total, loc=im.loc)), type.dtype)
+
+
+@_handles("aten.topk.default")
+def _top_k(
+    im: _Importer,
+    type: TensorType,
+    x: Value,
+    k: int,
+    dim: int = -1,
+    largest: bool = True,
+    sorted: bool = True,  # either way the result may be sorted
+) -> list[Value]:
+    """Indices are s32 in the IR; whatever reads them takes them as such."""
+    if not largest or dim % x.type.rank != x.type.rank - 1:
+        raise im.unsupported(f"topk of {x.type} with dim={dim}, largest={largest}")
+    return list(im.function.append(TopKOp(x, k, loc=im.loc)).results)
 
 
 @_handles("aten.clamp.default")
@@ -190,6 +227,21 @@ def _linear(im: _Importer, type: TensorType, x: Value, w: Value, bias: Value | N
 @_handles("aten.embedding.default")
 def _embedding(im: _Importer, type: TensorType, table: Value, ids: Value, *args: object) -> Value:
     return im.emit(GatherOp(table, ids, loc=im.loc))
+
+
+@_handles("aten.index.Tensor")
+def _index(im: _Importer, type: TensorType, table: Value, indices: list[Value | None]) -> Value:
+    (rows, *others) = indices
+    if others or rows is None or rows.dtype != DType.S32:
+        raise im.unsupported(f"an index into {table.type} other than one tensor of integers on the first axis")
+    return im.emit(GatherOp(table, rows, loc=im.loc))
+
+
+@_handles("g4c.experts.default")
+def _experts(
+    im: _Importer, type: TensorType, x: Value, indices: Value, weights: Value, gate_up: Value, down: Value
+) -> Value:
+    return im.emit(ExpertsOp(x, indices, weights, gate_up, down, loc=im.loc))
 
 
 @_handles("g4c.select_rows.default")

@@ -1,10 +1,10 @@
 """The custom torch ops that stay whole in an exported graph.
 
-In: calls made by the attention function and the cache object of `hf_model`, by its hook on the head, and by its layer
-hooks. Out: nodes `g4c.*` in the graph, one per attention, cache update and row selection, which `import_aten` turns
-into IR ops one to one. Invariant: every op is functional, knows its result's shape on the meta device, and (except
-for the layer markers, which exist only while tracing) computes the true result on the CPU, so that the rewired model
-can also be run eagerly and compared with the original.
+In: calls made by the attention function, the experts function and the cache object of `hf_model`, by its hook on the
+head, and by its layer hooks. Out: nodes `g4c.*` in the graph, one per attention, mixture of experts, cache update and
+row selection, which `import_aten` turns into IR ops one to one. Invariant: every op is functional, knows its result's
+shape on the meta device, and (except for the layer markers, which exist only while tracing) computes the true result
+on the CPU, so that the rewired model can also be run eagerly and compared with the original.
 
 This is the only place where the semantics of attention are written down in torch; the IR's reference interpreter
 states them again in numpy, and a test compares both with Hugging Face's eager attention.
@@ -23,6 +23,7 @@ _library.define(
     "attention(Tensor q, Tensor k, Tensor v, Tensor positions, Tensor key_positions, float scale, int window) -> Tensor"
 )
 _library.define("select_rows(Tensor x, Tensor rows) -> Tensor")
+_library.define("experts(Tensor x, Tensor indices, Tensor weights, Tensor gate_up, Tensor down) -> Tensor")
 _library.define("layer_enter(Tensor[] state, int layer) -> Tensor[]")
 _library.define("layer_exit(Tensor[] state, int layer) -> Tensor[]")
 _library.define("layer_repeat(Tensor[] state, int layer, int like) -> Tensor[]")
@@ -74,6 +75,22 @@ def _select_rows(x: Tensor, rows: Tensor) -> Tensor:
     return torch.stack([x[row, rows[row].long()] for row in range(x.shape[0])])
 
 
+def _experts(x: Tensor, indices: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    """sum_j weights[r,j] * down[e] (gelu(gate) * up), (gate, up) = halves of gate_up[e] x[r], e = indices[r,j].
+
+    x [r,h], indices and weights [r,k], gate_up [E,2I,h], down [E,h,I]. The choices are added up in f32, in the order
+    of the experts.
+    """
+    total = torch.zeros_like(x, dtype=torch.float32)
+    for expert in indices.unique().tolist():
+        rows, choices = torch.where(indices == expert)
+        gate, up = torch.nn.functional.linear(x[rows], gate_up[expert]).chunk(2, dim=-1)
+        gated = torch.nn.functional.gelu(gate, approximate="tanh") * up
+        out = torch.nn.functional.linear(gated, down[expert]).float()
+        total.index_add_(0, rows, out * weights[rows, choices, None].float())
+    return total.to(x.dtype)
+
+
 def _attention_shape(
     q: Tensor, k: Tensor, v: Tensor, positions: Tensor, key_positions: Tensor, scale: float, window: int
 ) -> Tensor:
@@ -96,10 +113,12 @@ _library.impl("kv_update", _kv_update, "CPU")
 _library.impl("held_positions", _held_positions, "CPU")
 _library.impl("attention", _attention, "CPU")
 _library.impl("select_rows", _select_rows, "CPU")
+_library.impl("experts", _experts, "CPU")
 _library.impl("kv_update", lambda cache, x, positions: torch.empty_like(cache), "Meta")
 _library.impl("held_positions", lambda x, slots: x.new_empty((x.shape[0], slots), dtype=torch.int32), "Meta")
 _library.impl("attention", _attention_shape, "Meta")
 _library.impl("select_rows", lambda x, rows: x.new_empty((x.shape[0], rows.shape[1], x.shape[2])), "Meta")
+_library.impl("experts", lambda x, indices, weights, gate_up, down: torch.empty_like(x), "Meta")
 _library.impl("layer_enter", _layer_exit_shape, "Meta")
 _library.impl("layer_exit", _layer_exit_shape, "Meta")
 _library.impl("layer_repeat", _layer_repeat_shape, "Meta")

@@ -1,11 +1,12 @@
-"""Hugging Face's decoder, built without weights and rewired so that attention and cache updates stay whole.
+"""Hugging Face's decoder, built without weights and rewired so that attention, experts and cache updates stay whole.
 
 In: a `ModelConfig`. Out: a `Decoder`: Hugging Face's own module tree, and `Program`, its call as one function of
 token ids, positions, logit rows and caches. What is rewired, all through Hugging Face's extension points: the
-attention function (registered under the name "g4c"), the cache object (`update` writes the layer's own cache and
-returns the donor's), and the attention of every layer, which is the same class built from a config without KV
-sharing, so that each layer has the K/V projections that the published checkpoints store for it. Invariant: no formula
-of the model is restated here; which layer reads whose cache is what `config.kv_sharing_modes` says.
+attention function and the experts function (registered under the name "g4c"), the cache object (`update` writes the
+layer's own cache and returns the donor's), and the attention of every layer, which is the same class built from a
+config without KV sharing, so that each layer has the K/V projections that the published checkpoints store for it.
+Invariant: no formula of the model is restated here; which layer reads whose cache is what `config.kv_sharing_modes`
+says.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers.initialization import no_init_weights
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from g4c.errors import G4cError
 from g4c.frontend import custom_ops as _custom_ops  # noqa: F401  (registers torch.ops.g4c)
 from g4c.frontend.config import ModelConfig
 
-ATTENTION = "g4c"
+IMPLEMENTATION = "g4c"  # the name under which Hugging Face's models find the functions of this file
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ def _classes(unified: bool) -> tuple[Callable[..., nn.Module], Callable[..., Any
 
 def _hf_config(config_class: Callable[..., Any], text_config_json: dict[str, Any]) -> Any:
     hf_config = config_class(**copy.deepcopy(text_config_json))
-    hf_config._attn_implementation = ATTENTION
+    hf_config._attn_implementation = IMPLEMENTATION
+    hf_config._experts_implementation = IMPLEMENTATION
     return hf_config
 
 
@@ -196,7 +199,15 @@ def _attention(
     return torch.ops.g4c.attention(query, key, value, positions, key_positions, float(scaling), window), None
 
 
-ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attention)
+def _experts(module: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+    """Hugging Face's experts interface; hidden_states is [rows, h], the two others are [rows, k]."""
+    form = module.has_gate, module.is_concatenated, module.has_bias, module.is_transposed, module.has_post_expert_norm
+    assert form == (True, True, False, False, False), f"experts of another form: {form}"
+    return torch.ops.g4c.experts(hidden_states, top_k_index, top_k_weights, module.gate_up_proj, module.down_proj)
+
+
+ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, _attention)
+ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, _experts)
 
 
 class Program(nn.Module):

@@ -189,7 +189,9 @@ class _Importer:
         self.run(region.body, inner, renaming)
         return self.tensors(region.exit.args[0], inner, renaming)
 
-    def call(self, node: torch.fx.Node, target: str, values: _Values, renaming: _Renaming | None) -> Value:
+    def call(
+        self, node: torch.fx.Node, target: str, values: _Values, renaming: _Renaming | None
+    ) -> Value | list[Value]:
         if target not in HANDLERS:
             raise G4cError("G4C-F053", f"unsupported operation {target}", where=self.where)
         args = torch.fx.map_arg((node.args, node.kwargs), lambda entry: self.value(entry, values, renaming))
@@ -197,8 +199,10 @@ class _Importer:
             result = HANDLERS[target](self, self.type_of(node), *args[0], **args[1])
         except InvalidOpError as error:
             raise self.unsupported(f"{target}: {error}") from error
-        assert result.type == self.type_of(node), (target, result.type, self.type_of(node))
+        first = result[0] if isinstance(result, list) else result
+        assert first.type == self.type_of(node), (target, first.type, self.type_of(node))
         if target.endswith("_.Tensor"):
+            assert isinstance(result, Value), target
             self.overwrite(node, result, values)
         return result
 
@@ -245,7 +249,9 @@ class _Importer:
         return G4cError("G4C-F054", message, where=self.where)
 
     def type_of(self, node: torch.fx.Node) -> TensorType:
+        """Of several results, the first one's."""
         tensor = node.meta["val"]
+        tensor = tensor[0] if isinstance(tensor, tuple | list) else tensor
         if tensor.dtype not in _DTYPES:
             raise self.unsupported(f"{node.target} yields {tensor.dtype}")
         return TensorType(tuple(tensor.shape), _DTYPES[tensor.dtype])
@@ -280,7 +286,8 @@ class _Region:
 
 def _shares_memory(node: torch.fx.Node) -> bool:
     """Whether the node's result is another view of its operand, or may be."""
-    return node.op == "call_function" and str(node.target).split(".")[1] in _VIEWS
+    library, _, name = str(node.target).partition(".")
+    return node.op == "call_function" and library == "aten" and name.split(".")[0] in _VIEWS
 
 
 _VIEWS = frozenset(("view", "reshape", "transpose", "unsqueeze", "select", "slice", "expand", "alias", "to", "type_as"))

@@ -1,7 +1,7 @@
 """Hugging Face's own model on given weights: the oracle that g4c's output is measured against.
 
 In: a config, and arrays by decoder-relative tensor name. Out: a `Gemma4ForCausalLM` in eval mode with eager attention
-that shares memory with the arrays (nothing is copied, so a full-size model fits beside a running session).
+and experts that shares memory with the arrays (nothing is copied, so a full-size model fits beside a running session).
 Invariant: no parameter and no persistent buffer keeps a value that the arrays did not give.
 """
 
@@ -36,6 +36,7 @@ def build_oracle(
     """
     text_config = Gemma4TextConfig(**config.text_config_json)
     text_config._attn_implementation = "eager"
+    text_config._experts_implementation = "eager"
     with torch.device("meta"):
         model = Gemma4ForCausalLM(text_config)
     state = {

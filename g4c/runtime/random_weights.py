@@ -5,7 +5,7 @@ shape, not on the order of requests, the number of threads or the dtype (values 
 No norm weight, scalar or table is left at a value that would hide a mistake: q_norm and k_norm in [0.1, 0.2], because
 attention scores are unscaled and sum over 256 or 512 products (wider ranges make 35 layers amplify f32 rounding to 1e-4
 of the logits), other norm weights in [0.5, 1.5], layer_scalar in [0.5, 0.9]; matrices are normal with variance
-1 / fan-in. 16 random bits select each value from a table of quantiles: faster than drawing normals.
+1 / fan-in, the router's with variance 1, because its input was scaled down by the root of the fan-in. 16 random bits select each value from a table of quantiles: faster than drawing normals.
 Invariant: peak memory is the result plus one small block per thread.
 """
 
@@ -40,8 +40,11 @@ _UNIFORM = (
     ("router.scale", 0.5, 2.0),
     ("router.per_expert_scale", 0.5, 2.0),
 )
-# Its last axis packs all layers, so the shape does not show the fan-in; it is scaled by sqrt(256) when read.
-_PER_LAYER_TABLE = "embed_tokens_per_layer.weight"
+_DEVIATION = (
+    # Its last axis packs all layers, so the shape does not show the fan-in; it is scaled by sqrt(256) when read.
+    ("embed_tokens_per_layer.weight", 1 / 16),
+    ("router.proj.weight", 1.0),
+)
 
 
 class RandomWeights:
@@ -81,7 +84,8 @@ def _table(key: str, type: TensorType) -> Array:
             values = low + (high - low) * _positions()
             break
     else:
-        deviation = 1 / 16 if key.endswith(_PER_LAYER_TABLE) else float(max(1, type.shape[-1])) ** -0.5
+        usual = float(max(1, type.shape[-1])) ** -0.5
+        deviation = next((known for suffix, known in _DEVIATION if key.endswith(suffix)), usual)
         values = _normal_quantiles() * deviation
     return values.astype(ml_dtypes.bfloat16).astype(type.dtype.numpy)
 

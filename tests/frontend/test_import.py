@@ -45,6 +45,9 @@ EXACT: dict[str, tuple[Torch, tuple[tuple[int, ...], ...]]] = {
     "type-as": (lambda x, y: (x.float() * 3).type_as(y), ((2, 3), (1,))),
     "mixed-dtypes": (lambda x, y: x.float() * y, ((2, 3), (2, 3))),
     "in-place": (lambda x, y: (x + 1).mul_(y), ((2, 3), (1,))),
+    "div-in-place": (lambda x, y: (x + 1).div_(y), ((2, 3), (2, 1))),
+    "top-k-values": (lambda x: x.topk(3)[0], ((4, 9),)),
+    "top-k-indices": (lambda x, y: y[x.topk(3)[1]], ((2, 9), (9,))),
     "clamp-low": (lambda x: x.clamp(min=-0.5), ((2, 3),)),
     "clamp-high": (lambda x: x.clamp(max=0.25), ((2, 3),)),
     "clamp": (lambda x: x.clamp(-0.5, 0.25), ((2, 3),)),
@@ -53,6 +56,9 @@ EXACT: dict[str, tuple[Torch, tuple[tuple[int, ...], ...]]] = {
 # Transcendental functions and sums: torch's last bit depends on its kernels.
 ROUNDED: dict[str, tuple[Torch, tuple[tuple[int, ...], ...]]] = {
     "mean": (lambda x: x.mean(-1, keepdim=True), ((2, 64),)),
+    "sum": (lambda x: x.sum(-1, keepdim=True), ((2, 64),)),
+    "softmax": (lambda x: (8 * x).softmax(-1), ((2, 64),)),
+    "softmax-f32": (lambda x: F.softmax(8 * x, dim=0, dtype=torch.float32), ((64, 2),)),
     "mean-two-axes": (lambda x: x.mean((0, 2)), ((2, 3, 4),)),
     "power": (lambda x: (x.pow(2) + 1e-6).pow(-0.5), ((2, 3),)),
     "rsqrt": (lambda x: torch.rsqrt(x * x), ((2, 3),)),
@@ -152,6 +158,20 @@ def test_custom_ops_mean_the_same_in_torch_and_ir(window: int) -> None:
     assert np.array_equal(picked, pick(hidden, rows).numpy())
 
 
+@pytest.mark.parametrize("dtype", [DType.F32, DType.BF16])
+def test_experts_mean_the_same_in_torch_and_ir(dtype: DType) -> None:
+    x, gate_up, down = (
+        sample(*shape, dtype=TORCH[dtype], seed=i) for i, shape in enumerate([(5, 16), (4, 24, 16), (4, 16, 12)])
+    )
+    indices = torch.tensor([[0, 3], [1, 0], [2, 3], [3, 1], [0, 1]], dtype=torch.int32)
+    inputs = (x, indices, sample(5, 2), gate_up, down)
+    experts = torch.ops.g4c.experts
+    found = run(imported(lambda *xs: experts(*xs), *meta(inputs)), *inputs).astype(np.float32)
+    tolerance = 1e-5 if dtype == DType.F32 else 2e-2  # gelu is rounded before the product in torch, after it in the IR
+    wanted = experts(*inputs).float().numpy()
+    assert np.abs(found - wanted).max() < tolerance * np.abs(wanted).max()
+
+
 def meta(inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     return tuple(tensor.to("meta") for tensor in inputs)
 
@@ -171,6 +191,10 @@ REFUSED: dict[str, tuple[str, str, Torch]] = {
     "alpha": ("G4C-F054", "AddOp with alpha", lambda x: torch.add(x, x, alpha=2)),
     "int64": ("G4C-F054", "torch.int64", lambda x: x * x.long()),
     "float64": ("G4C-F054", "torch.float64", lambda x: x.double()),
+    "smallest": ("G4C-F054", "dim=-1, largest=False", lambda x: x.topk(2, largest=False)[0]),
+    "top-k-axis": ("G4C-F054", "dim=0, largest=True", lambda x: x.topk(2, dim=0)[0]),
+    "two-indices": ("G4C-F054", "other than one tensor", lambda x: x[x.topk(2)[1], x.topk(2)[1]]),
+    "second-axis": ("G4C-F054", "other than one tensor", lambda x: x[:, x.topk(2)[1]]),
     "view": ("G4C-F054", "there is another view", _writes_into_a_view),
 }
 

@@ -134,6 +134,14 @@ def test_random_statistics_by_role() -> None:
     assert max(scalars) - min(scalars) > 0.3
 
 
+def test_random_routers_tell_experts_apart() -> None:
+    """Logits of order 1 for an input of order 1 / sqrt(h): a router whose choices are all ties would hide mistakes."""
+    router = RandomWeights(0).stored(weight("layers.0.router.proj.weight", 128, 512, dtype=DType.F32).sources[0])
+    assert router.std() == pytest.approx(1.0, rel=0.02)
+    experts = RandomWeights(0).stored(weight("layers.0.experts.down_proj", 4, 512, 64, dtype=DType.F32).sources[0])
+    assert experts.std() == pytest.approx(64**-0.5, rel=0.02)
+
+
 def test_random_matrices_look_normal() -> None:
     sample = RandomWeights(3).stored(weight("a.weight", 1000, 1000, dtype=DType.F32).sources[0]).reshape(-1) * 1000**0.5
     for sigma, share in ((1, 0.6827), (2, 0.9545), (3, 0.9973)):
