@@ -11,6 +11,8 @@ from g4c.passes.contract import Pass
 from g4c.passes.cse import Cse
 from g4c.passes.dce import Dce
 from g4c.passes.eliminate_shared_kv import EliminateSharedKv
+from g4c.passes.fold_norms import FoldNorms
+from g4c.passes.fuse_projections import FuseProjections
 from g4c.passes.inline_layers import InlineLayers
 from g4c.passes.mask_kv_updates import MaskKvUpdates
 from g4c.passes.precompute_rope import PrecomputeRope
@@ -22,6 +24,8 @@ _ALL: tuple[type[Pass], ...] = (
     PrecomputeRope,
     SpecializeLayers,
     EliminateSharedKv,
+    FoldNorms,
+    FuseProjections,
     Cse,
     Dce,
     InlineLayers,
