@@ -21,9 +21,10 @@ class Comparison:
 
     max_relative: max |found - wanted| / max |wanted| over the vocabulary, at the worst position. rms: root mean square
     of the difference over that of `wanted`, all positions together. min_cosine: cosine at the worst position.
-    same_argmax: positions with the same argmax; contested: positions with another one although the margin between HF's
-    two best exceeds what rounding can do (nothing in f32; in bf16 twice the largest difference that HF's own bf16 run
-    shows at that position). peer_*: the same figures of HF's bf16 run against HF's f32 run; None in f32.
+    same_argmax: positions with the same argmax; contested: positions with another one although the margin between
+    HF's two best exceeds what rounding can do (nothing in f32; in bf16 twice the largest difference that HF's own
+    bf16 run shows at that position, or at any where rounding can choose another expert). peer_*: the same figures of
+    HF's bf16 run against HF's f32 run; None in f32.
     """
 
     label: str
@@ -49,11 +50,18 @@ class Comparison:
         return self.rms <= BF16_RATIO * self.peer_rms
 
 
-def compare(label: str, found: np.ndarray, wanted: np.ndarray, peer: np.ndarray | None = None) -> Comparison:
-    """Compare logits `found` with HF's f32 logits `wanted`, [positions, V]; `peer`: HF's in bf16, or None."""
+def compare(
+    label: str, found: np.ndarray, wanted: np.ndarray, peer: np.ndarray | None = None, *, flips: float = 0.0
+) -> Comparison:
+    """Compare logits `found` with HF's f32 logits `wanted`, [positions, V]; `peer`: HF's in bf16, or None.
+
+    `flips`: the largest difference that HF's bf16 run shows at any position of a model with experts; 0 without. There
+    a rounding error can choose another expert, at one position in HF's run and at another in the bundle's.
+    """
     found, wanted = found.astype(np.float32), wanted.astype(np.float32)
     found = np.where(np.isfinite(found), found, np.float32(np.inf))
     noise = np.zeros(len(wanted), np.float32) if peer is None else 2 * np.abs(peer - wanted).max(axis=-1)
+    noise = np.maximum(noise, 2 * flips)
     top = np.partition(wanted, -2, axis=-1)[:, -2:]
     same = found.argmax(axis=-1) == wanted.argmax(axis=-1)
     return Comparison(

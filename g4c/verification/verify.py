@@ -82,6 +82,7 @@ def verify_session(
     peer = None
     if bundle.dtype != DType.F32:
         peer = all_logits(build_oracle(config, tensors(bundle.dtype), bundle.dtype), tokens[None])[0]
+    flips = float(np.abs(peer - wanted).max()) if peer is not None and config.moe is not None else 0.0
     comparisons = []
     for length in lengths:
         end = ends[length]
@@ -89,7 +90,8 @@ def verify_session(
         positions = [*np.unique(np.linspace(0, length - 1, count).astype(int)).tolist(), *range(length, end)]
         found = program_logits(session, tokens[:end].tolist(), length, positions)
         label = f"{length} + {end - length}"
-        comparisons.append(compare(label, found, wanted[positions], None if peer is None else peer[positions]))
+        part = None if peer is None else peer[positions]
+        comparisons.append(compare(label, found, wanted[positions], part, flips=flips))
         report(comparisons[-1])
     return Verification(tuple(comparisons))
 

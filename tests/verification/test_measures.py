@@ -52,6 +52,17 @@ def test_where_hugging_face_keeps_the_cosine_so_must_the_bundle() -> None:
     assert not row.passes
 
 
+def test_where_rounding_chooses_experts_the_noise_is_that_of_the_worst_position() -> None:
+    wanted = np.array([[1.0, 0.5, 0.0], [1.0, 0.5, 0.0]], np.float32)
+    peer, found = wanted.copy(), wanted.copy()
+    peer[0] += np.float32([0.0, 0.3, 0.0])
+    found[1, 1] = 1.001
+    flips = float(np.abs(peer - wanted).max())
+    assert compare("a", found, wanted, peer=peer).contested == 1
+    assert compare("a", found, wanted, peer=peer, flips=flips).contested == 0
+    assert compare("a", found, wanted, peer=peer, flips=flips / 2).contested == 1
+
+
 def test_another_argmax_counts_only_where_the_margin_exceeds_the_noise() -> None:
     wanted = np.array([[1.0, 0.99, 0.0], [1.0, 0.5, 0.0]], np.float32)
     peer = wanted + np.float32(0.01)
