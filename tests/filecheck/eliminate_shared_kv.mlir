@@ -31,17 +31,20 @@ module @test attributes {g4.level = "graph"} {
     %0 = "g4.linear"(%hidden, %w) : (tensor<1x1x4xf32>, tensor<4x4xf32>) -> tensor<1x1x4xf32>
     %1 = "g4.reshape"(%0) : (tensor<1x1x4xf32>) -> tensor<1x1x1x4xf32>
     %2 = "g4.kv_update"(%cache, %1, %positions) : (tensor<1x8x1x4xf32>, tensor<1x1x1x4xf32>, tensor<1x1xi32>) -> tensor<1x8x1x4xf32>
-    %3 = "g4.attention"(%1, %2, %2, %positions) {scale = 1.0 : f64, window = 0 : i64, span = 8 : i64} : (tensor<1x1x1x4xf32>, tensor<1x8x1x4xf32>, tensor<1x8x1x4xf32>, tensor<1x1xi32>) -> tensor<1x1x1x4xf32>
+    %h = "g4.held_positions"(%positions) {slots = 8 : i64, updated = true} : (tensor<1x1xi32>) -> tensor<1x8xi32>
+    %3 = "g4.attention"(%1, %2, %2, %positions, %h) {scale = 1.0 : f64, window = 0 : i64, operandSegmentSizes = array<i32: 1, 1, 1, 1, 1>} : (tensor<1x1x1x4xf32>, tensor<1x8x1x4xf32>, tensor<1x8x1x4xf32>, tensor<1x1xi32>, tensor<1x8xi32>) -> tensor<1x1x1x4xf32>
     return %3, %2 : tensor<1x1x1x4xf32>, tensor<1x8x1x4xf32>
   }
 
   // CHECK-LABEL: func.func @decode.shared(%hidden: tensor<1x1x1x4xf32>, %positions: tensor<1x1xi32>, %cache: tensor<1x8x1x4xf32>)
-  // CHECK-NEXT: %[[Y:.*]] = "g4.attention"(%hidden, %cache, %cache, %positions)
+  // CHECK-NEXT: %[[H:.*]] = "g4.held_positions"(%positions)
+  // CHECK-NEXT: %[[Y:.*]] = "g4.attention"(%hidden, %cache, %cache, %positions, %[[H]])
   // CHECK-NEXT: return %[[Y]]
   func.func @decode.shared(%hidden: tensor<1x1x1x4xf32>, %positions: tensor<1x1xi32>, %cache: tensor<1x8x1x4xf32>, %w: tensor<4x4xf32>) -> (tensor<1x1x1x4xf32> {g4.name = "hidden"}) attributes {g4.role = "layer"} {
     %0 = "g4.linear"(%hidden, %w) : (tensor<1x1x1x4xf32>, tensor<4x4xf32>) -> tensor<1x1x1x4xf32>
     %1 = "g4.rms_norm"(%0) {epsilon = 1.0e-06 : f64, operandSegmentSizes = array<i32: 1, 0>} : (tensor<1x1x1x4xf32>) -> tensor<1x1x1x4xf32>
-    %2 = "g4.attention"(%hidden, %cache, %cache, %positions) {scale = 1.0 : f64, window = 0 : i64, span = 8 : i64} : (tensor<1x1x1x4xf32>, tensor<1x8x1x4xf32>, tensor<1x8x1x4xf32>, tensor<1x1xi32>) -> tensor<1x1x1x4xf32>
+    %h = "g4.held_positions"(%positions) {slots = 8 : i64, updated = true} : (tensor<1x1xi32>) -> tensor<1x8xi32>
+    %2 = "g4.attention"(%hidden, %cache, %cache, %positions, %h) {scale = 1.0 : f64, window = 0 : i64, operandSegmentSizes = array<i32: 1, 1, 1, 1, 1>} : (tensor<1x1x1x4xf32>, tensor<1x8x1x4xf32>, tensor<1x8x1x4xf32>, tensor<1x1xi32>, tensor<1x8xi32>) -> tensor<1x1x1x4xf32>
     return %2 : tensor<1x1x1x4xf32>
   }
 }

@@ -55,8 +55,8 @@ def test_layer_functions_lose_what_they_do_not_read() -> None:
     run_once(module, "specialize-layers,eliminate-shared-kv")
     shared = module.functions["decode.full_shared"]
     assert [result.name for result in shared.results] == ["hidden"]
-    assert [p.name for p in shared.params][:9] == [
-        "hidden", "per_layer_input", "positions", "cos", "sin", "k_cache", "v_cache",
+    assert [p.name for p in shared.params][:10] == [
+        "hidden", "per_layer_input", "positions", "key_positions", "cos", "sin", "k_cache", "v_cache",
         "input_layernorm.weight", "self_attn.q_proj.weight",
     ]  # fmt: skip
     own = module.functions["decode.full_own"]
@@ -93,7 +93,7 @@ def test_a_cache_that_another_program_reads_stays() -> None:
     prefill = module.functions["prefill_8"]
     for op in prefill.ops_of(ops.AttentionOp):
         if op.loc.path.startswith("model.layers.1."):
-            op.k = op.v = prefill.param("layers.1.k")
+            op.keys = op.values = (prefill.param("layers.1.k"),)
     before = dict(module.caches)
     with pytest.raises(G4cError) as caught:
         run_once(module, "eliminate-shared-kv")
@@ -149,7 +149,7 @@ def updated_twice_from_one_state(function: Function) -> None:
 
 
 def read_before_the_update(function: Function) -> None:
-    reader(function, 3).k = function.param("layers.1.k")
+    reader(function, 3).keys = (function.param("layers.1.k"),)
 
 
 def update_not_returned(function: Function) -> None:
@@ -175,6 +175,8 @@ REFUSALS: list[tuple[Callable[[Function], None], str, str]] = [
     (written_after_it_was_read, "G4C-P020", "cache layers.1.k is updated after it was read"),
     (updated_twice_from_one_state, "G4C-P020", "cache layers.1.k is updated twice from the same state"),
     (read_before_the_update, "G4C-P021", "reads cache layers.1.k as it was before"),
+    (read_before_the_update_beside_other_rows, "G4C-P021", "reads cache layers.1.k as it was before"),
+    (written_after_it_was_read_beside_other_rows, "G4C-P020", "cache layers.1.k is updated after it was read"),
     (update_not_returned, "G4C-P021", "result layers.1.k is cache layers.1.k after 0 updates"),
     (update_not_a_result, "G4C-P021", "cache layers.1.k is updated, but its last state is not returned"),
     (results_swapped, "G4C-P021", "result layers.0.k is cache layers.1.k after 1 updates"),
@@ -201,3 +203,21 @@ def test_a_refusal_says_who_read() -> None:
     with pytest.raises(G4cError) as caught:
         run_once(module, "eliminate-shared-kv")
     assert "model.layers.1.self_attn" in caught.value.message
+
+
+@pytest.mark.parametrize("pipeline", FORMS.values(), ids=FORMS)
+def test_an_old_state_beside_the_new_rows_is_what_the_update_leaves(pipeline: str) -> None:
+    """What window-kv-cache makes of attentions in prefill. Before or after the update in the text, by the donor or not."""
+    module = GemmaLike().module()
+    program = module.functions["prefill_8"]
+    read_before_the_update_beside(program, lambda update: update.x)
+    donor = reader(program, 1)
+    donor.keys, donor.values = reader(program, 3).keys, reader(program, 3).values
+    donor.key_positions = reader(program, 3).key_positions
+    late = [update_of(program, f"layers.1.{part}") for part in "kv"]
+    program.ops = [op for op in program.ops if op not in late] + late
+    run_checked(module, pipeline)
+    assert projections(module) == {"0", "1", "2"}
+    if "," in pipeline:
+        called = module.callees(module.functions["prefill_8"])
+        assert [name.partition(".")[2] for name in called][1:4] == ["sliding_donor", "full_own", "sliding_shared"]

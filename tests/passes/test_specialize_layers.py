@@ -51,11 +51,11 @@ def test_signature_and_locations() -> None:
     module = GemmaLike().module()
     run_once(module, "specialize-layers")
     own, shared = (module.functions[f"decode.sliding_{kind}"] for kind in ("own", "shared"))
-    values = ["hidden", "per_layer_input", "positions", "cos", "sin", "k_cache", "v_cache"]
-    assert [param.name for param in own.params][:8] == [*values, "input_layernorm.weight"]
+    values = ["hidden", "per_layer_input", "positions", "key_positions", "cos", "sin", "k_cache", "v_cache"]
+    assert [param.name for param in own.params][:9] == [*values, "input_layernorm.weight"]
     assert [result.name for result in own.results] == ["hidden", "k_cache", "v_cache"]
     assert [result.name for result in shared.results] == ["hidden", "cache", "cache_2"]
-    assert [param.name for param in shared.params][:9] == [*values, "cache", "cache_2"]
+    assert [param.name for param in shared.params][:10] == [*values, "cache", "cache_2"]
     assert own.param("self_attn.k_proj.weight").shape == (256, 32)
     paths = {op.loc.path for op in own.ops}
     assert "model.layers.*.self_attn.q_proj" in paths
