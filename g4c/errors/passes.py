@@ -97,4 +97,30 @@ CATALOGUE: dict[str, Entry] = {
         "every op in the program itself. They come before specialize-layers; a module that is cut up already is made\n"
         "whole again by inline-layers.",
     ),
+    "G4C-P060": Entry(
+        "window-kv-cache cannot pad rings to this",
+        "`pad` is what the number of slots is a multiple of: 128, the width of a tile, by default; at least 1.",
+        2,
+    ),
+    "G4C-P061": Entry(
+        "the states of a windowed cache cannot be followed",
+        "window-kv-cache wants one update per program at most, of the state that the program is given, and its result\n"
+        "returned as that cache's new state and as nothing else.",
+    ),
+    "G4C-P062": Entry(
+        "an attention reads a windowed cache in an unknown way",
+        "Two ways are known: all keys and values are updated caches, or they are the caches as they were before the\n"
+        "update and, as a second segment, the rows that the update writes. Only then is it known that a ring holds\n"
+        "whatever the window sees.",
+    ),
+    "G4C-P063": Entry(
+        "an op other than attention reads a windowed cache",
+        "It would see the slots of a ring, which are those of other positions. window-kv-cache comes before passes that\n"
+        "make such ops of an update or of keys (mask-kv-updates, rebuild-keys).",
+    ),
+    "G4C-P064": Entry(
+        "the positions of a windowed cache's readers and writers differ",
+        "New rows, queries and the positions that slots hold must go by one and the same value, or it is not known\n"
+        "whether a ring holds what the window sees.",
+    ),
 }

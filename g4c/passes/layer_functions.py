@@ -90,7 +90,10 @@ def _entering(
 
 
 def _cache_roles(ops: list[Op]) -> dict[Value, str]:
-    """For values that are states of a cache: k_cache or v_cache by how attention reads them, cache if it does not."""
+    """k_cache and v_cache: states of caches, by how attention reads them; cache where it reads neither state.
+
+    k_chunk and v_chunk: the new rows that attention reads beside an old state.
+    """
     roles: dict[Value, str] = {}
     for op in reversed(ops):
         if isinstance(op, AttentionOp):
@@ -98,7 +101,8 @@ def _cache_roles(ops: list[Op]) -> dict[Value, str]:
                 for value, what in zip(values, ("cache", "chunk"), strict=False):
                     roles.setdefault(value, f"{part}_{what}")
         elif isinstance(op, KvUpdateOp):
-            roles[op.cache] = roles.setdefault(op.result, "cache")
+            role = roles.get(op.result) or roles.get(op.cache) or "cache"
+            roles[op.cache] = roles[op.result] = role
     return roles
 
 

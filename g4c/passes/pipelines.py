@@ -18,12 +18,14 @@ from g4c.passes.mask_kv_updates import MaskKvUpdates
 from g4c.passes.precompute_rope import PrecomputeRope
 from g4c.passes.specialize_layers import SpecializeLayers
 from g4c.passes.split_matvec import SplitMatvec
+from g4c.passes.window_kv_cache import WindowKvCache
 
 _ALL: tuple[type[Pass], ...] = (
     Canonicalize,
     PrecomputeRope,
     SpecializeLayers,
     EliminateSharedKv,
+    WindowKvCache,
     FoldNorms,
     FuseProjections,
     Cse,

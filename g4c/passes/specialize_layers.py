@@ -24,8 +24,8 @@ class SpecializeLayers(Pass):
     Which op belongs to which layer is read from the module paths ("model.layers.3.mlp"). Two layers are of one kind if
     their ops are the same up to locations and weights; the weights become parameters. What a kind is called is read
     from what it does: sliding or full by its attention's window, own or shared by whether it writes the cache that it
-    reads. Slices of what comes from outside (a layer's part of the per-layer inputs) stay outside, because they
-    differ from layer to layer.
+    reads, donor where it also hands out its new rows, which others read beside its old cache. Slices of what comes from
+    outside (a layer's part of the per-layer inputs) stay outside, because they differ from layer to layer.
 
     before:  func.func @decode(...) {
                %w = "g4.load_weight"() {weight = @layers.0.mlp.down_proj.weight} ... loc("model.layers.0.mlp.down_proj")
@@ -131,13 +131,20 @@ def structural_key(function: Function) -> Hashable:
 
 
 def kind_name(function: Function) -> str:
-    """sliding_own, full_shared, ... from what the function does; "layer" where it has no attention."""
+    """sliding_own, full_shared, ... from what the function does; "layer" where it has no attention.
+
+    A donor is an owner that hands out the new rows that it attends to, for other layers to read beside its old cache.
+    """
     attentions = list(function.ops_of(AttentionOp))
     if not attentions:
         return "layer"
     window = "sliding" if any(op.window for op in attentions) else "full"
-    written = {value for op in function.ops_of(KvUpdateOp) for value in (op.cache, op.result)}
-    return f"{window}_{'own' if all(op.keys[0] in written for op in attentions) else 'shared'}"
+    states = {value for op in function.ops_of(KvUpdateOp) for value in (op.cache, op.result)}
+    if not all(op.values[0] in states for op in attentions):
+        return f"{window}_shared"
+    returned = {result.value for result in function.results}
+    donates = any(value in returned for op in attentions for value in (*op.keys[1:], *op.values[1:]))
+    return f"{window}_{'donor' if donates else 'own'}"
 
 
 def _replace_by_calls(module: Module, program: Function, regions: list[Region]) -> int:

@@ -34,7 +34,8 @@ def inverse_frequencies(kind: str) -> np.ndarray:
 class GemmaLike:
     """Sizes of the model. `pattern`: one letter per layer, S or F; the last `shared` layers read their donor's cache.
 
-    `shared_write`: shared layers write their own caches; without it what they compute for them is dead.
+    `shared_write`: shared layers write their own caches; without it what they compute for them is dead. `logit_rows`:
+    how many rows a prefill gives logits of, 0: as many as it has. `k_eq_v`: full layers have no v_proj, V is k_proj's.
     """
 
     pattern: str = "SSFSF"
@@ -48,7 +49,9 @@ class GemmaLike:
     context: int = 24
     window: int = 6
     buckets: tuple[int, ...] = (8,)
+    logit_rows: int = 1
     shared_write: bool = True
+    k_eq_v: bool = False
     dtype: DType = DType.F32
 
     @property
@@ -110,7 +113,8 @@ class _Program:
         tokens = TensorType((sizes.batch, self.length), DType.S32)
         ids = function.add_param("token_ids", tokens)
         self.positions = function.add_param("positions", tokens)
-        rows = function.add_param("rows", TensorType((sizes.batch, 1), DType.S32)) if self.prefill else None
+        chosen = TensorType((sizes.batch, sizes.logit_rows or self.length), DType.S32)
+        rows = function.add_param("rows", chosen) if self.prefill else None
         for name, cache in self.module.caches.items():
             self.states[name] = function.add_param(name, cache.type, cache=name)
         self.at("model.embed_tokens")
@@ -201,9 +205,11 @@ class _Program:
         sizes, dim, name = self.sizes, HEAD_DIM[kind], f"layers.{layer}.self_attn"
         q = self.norm(self.heads(y, f"{name}.q_proj", sizes.heads, dim), f"{name}.q_norm")
         q = self.emit(ops.RopeOp(q, cos, sin))
-        k = self.norm(self.heads(y, f"{name}.k_proj", 1, dim), f"{name}.k_norm")
-        k = self.emit(ops.RopeOp(k, cos, sin))
-        v = self.norm(self.heads(y, f"{name}.v_proj", 1, dim), None)
+        projected = self.heads(y, f"{name}.k_proj", 1, dim)
+        k = self.emit(ops.RopeOp(self.norm(projected, f"{name}.k_norm"), cos, sin))
+        if not (sizes.k_eq_v and kind == "F"):
+            projected = self.heads(y, f"{name}.v_proj", 1, dim)
+        v = self.norm(projected, None)
         self.at(f"model.{name}")
         donor = sizes.donor(layer)
         if donor == layer or sizes.shared_write:

@@ -152,6 +152,31 @@ def read_before_the_update(function: Function) -> None:
     reader(function, 3).keys = (function.param("layers.1.k"),)
 
 
+def read_before_the_update_beside(function: Function, rows: Callable[[ops.KvUpdateOp], Value]) -> None:
+    """Layer 3 reads the donor's old keys, and `rows` of the donor's update as a second segment; values likewise."""
+    attention = reader(function, 3)
+    keys, values = (update_of(function, f"layers.1.{part}") for part in "kv")
+    attention.keys = (keys.cache, rows(keys))
+    attention.values = (values.cache, rows(values))
+    attention.key_positions = (attention.key_positions[0], function.param("positions"))
+
+
+def read_before_the_update_beside_other_rows(function: Function) -> None:
+    others = update_of(function, "layers.0.k")
+    read_before_the_update_beside(function, lambda update: others.x)
+
+
+def written_after_it_was_read_beside_other_rows(function: Function) -> None:
+    """The donor itself reads its old state, before its update and with layer 0's rows."""
+    attention, write = reader(function, 1), update_of(function, "layers.1.k")
+    attention.keys = (write.cache, update_of(function, "layers.0.k").x)
+    attention.values = (attention.values[0], update_of(function, "layers.0.v").x)
+    attention.key_positions = (attention.key_positions[0], function.param("positions"))
+    function.ops.remove(write)
+    place_after(function, attention, write)
+    reader(function, 3).keys = (write.result,)
+
+
 def update_not_returned(function: Function) -> None:
     set_result(function, "layers.1.k", function.param("layers.1.k"))
 
@@ -207,7 +232,7 @@ def test_a_refusal_says_who_read() -> None:
 
 @pytest.mark.parametrize("pipeline", FORMS.values(), ids=FORMS)
 def test_an_old_state_beside_the_new_rows_is_what_the_update_leaves(pipeline: str) -> None:
-    """What window-kv-cache makes of attentions in prefill. Before or after the update in the text, by the donor or not."""
+    """What window-kv-cache makes of attentions in prefill. Before or after the update, by the donor or another."""
     module = GemmaLike().module()
     program = module.functions["prefill_8"]
     read_before_the_update_beside(program, lambda update: update.x)
