@@ -1,4 +1,4 @@
-"""26B-A4B's decoder: what is traced is Hugging Face's mixture of experts, in the form that lowering and passes expect."""
+"""26B-A4B: what is traced is Hugging Face's mixture of experts, in the form that lowering and passes expect."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ from g4c.ir.op import Cost
 from g4c.ir.printer import print_module
 from g4c.ir.types import Array, DType
 from g4c.passes.manager import PipelineOptions, run_pipeline
-from g4c.passes.numerics import NumericsCheck, difference
 from g4c.passes.pipeline import parse_pipeline
 from g4c.passes.pipelines import DEFAULT_PIPELINE
 
@@ -175,20 +174,16 @@ def test_one_layer_per_kind_gives_the_full_trace(config: ModelConfig) -> None:
     assert print_module(one) == print_module(all_layers)
 
 
-@pytest.mark.parametrize("dtype", [DType.F32, DType.BF16])
-def test_every_pass_keeps_the_numbers(config: ModelConfig, dtype: DType) -> None:
-    module = trace_programs(config, options(batch=2, dtype=dtype, buckets=(16,), max_context=32, logit_rows=1))
-    check = NumericsCheck(module)
+def test_every_pass_keeps_the_logits(traced: Module, wanted: Array) -> None:
+    """Those of Hugging Face, after each pass of the default pipeline."""
+    module = traced.copy()
     for step in parse_pipeline(DEFAULT_PIPELINE).entries:
         if run_pipeline(module, parse_pipeline(str(step)), PipelineOptions(repro_dir=None)).modified:
-            for program, wanted in check.wanted.items():
-                for name, array in check.run(module, program).items():
-                    assert difference(array, wanted[name]) == 0, (str(step), program, name)
-    assert {function.name.partition(".")[2] for function in module.functions.values()} == {
-        "",
-        "sliding_own",
-        "full_own",
-    }
+            arrays = random_arrays(module)
+            found = generated_logits(module, arrays, token_ids(1, BUCKET), BUCKET)
+            assert relative_error(found, wanted) < 1e-4, str(step)
+    kinds = {function.name.partition(".")[2] for function in module.functions.values()}
+    assert kinds == {"", "sliding_own", "full_own"}
 
 
 # -- at full size ---
