@@ -30,8 +30,9 @@ CATALOGUE: dict[str, Entry] = {
     ),
     # R050 to R099: the CPU backend, the engine, sampling, tokenizers.
     "G4C-R006": Entry(
-        "a tensor is not in the packed weights as it was stored",
-        "A pass recorded a transform for it, so the bundle holds only the result. Name the checkpoint it came from.",
+        "a tensor cannot be told from the packed weights",
+        "The bundle holds what the passes made of the checkpoint's tensors. Most of it can be undone, but this tensor\n"
+        "was left out or is there in part only. Name the checkpoint it came from.",
     ),
     "G4C-R050": Entry(
         "no CPU backend",

@@ -36,6 +36,10 @@ class Transform:
         """The result, from the entries that are taken. They are not written to."""
         raise NotImplementedError
 
+    def undo(self, array: Array, types: tuple[TensorType, ...]) -> Sequence[Array | None]:
+        """Entries of `types` of which `apply` makes `array`; None for those that cannot be told."""
+        return [None] * len(types)
+
     def arity(self, entries: int) -> int:
         """How many entries are taken out of a list of `entries`."""
         return 1

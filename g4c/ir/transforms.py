@@ -7,6 +7,7 @@ All but Scale and Cast, which round once, and RopeTable only move data.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -26,6 +27,11 @@ def _single(types: tuple[TensorType, ...], name: str) -> TensorType:
 def _resized(type: TensorType, axis: int, extent: int) -> TensorType:
     """`type` with `extent` along `axis`."""
     return type.with_shape((*type.shape[:axis], extent, *type.shape[axis + 1 :]))
+
+
+def _along(axis: int, start: int, limit: int) -> tuple[slice, ...]:
+    """The index of `start` <= i < `limit` along `axis`."""
+    return (*(slice(None),) * axis, slice(start, limit))
 
 
 def _check_axis(name: str, type: TensorType, axis: int) -> None:
@@ -56,6 +62,13 @@ class Concat(Transform):
 
         return np.concatenate(arrays, axis=self.axis)
 
+    def undo(self, array: Array, types: tuple[TensorType, ...]) -> Sequence[Array | None]:
+        limits = itertools.accumulate(type.shape[self.axis] for type in types)
+        return [
+            array[_along(self.axis, limit - type.shape[self.axis], limit)]
+            for type, limit in zip(types, limits, strict=True)
+        ]
+
     def arity(self, entries: int) -> int:
         return self.count or entries - self.at
 
@@ -81,6 +94,9 @@ class Transpose(Transform):
     def apply(self, arrays: Sequence[Array]) -> Array:
         return arrays[0].transpose(self.permutation).copy()
 
+    def undo(self, array: Array, types: tuple[TensorType, ...]) -> Sequence[Array | None]:
+        return [array.transpose([self.permutation.index(i) for i in range(array.ndim)])]
+
 
 @dataclass(frozen=True)
 class Reshape(Transform):
@@ -98,6 +114,9 @@ class Reshape(Transform):
 
     def apply(self, arrays: Sequence[Array]) -> Array:
         return arrays[0].reshape(self.shape)
+
+    def undo(self, array: Array, types: tuple[TensorType, ...]) -> Sequence[Array | None]:
+        return [array.reshape(types[0].shape)]
 
 
 @dataclass(frozen=True)
@@ -117,7 +136,7 @@ class Slice(Transform):
         return _resized(source, self.axis, self.limit - self.start)
 
     def apply(self, arrays: Sequence[Array]) -> Array:
-        return arrays[0][(slice(None),) * self.axis + (slice(self.start, self.limit),)]
+        return arrays[0][_along(self.axis, self.start, self.limit)]
 
 
 @dataclass(frozen=True)
@@ -153,6 +172,15 @@ class Take(Transform):
         parts = [blocks[(*before, slice(start, limit))] for start, limit in self.ranges]
         return np.concatenate(parts, axis + 1).reshape((*shape[:axis], -1, *shape[axis + 1 :]))
 
+    def undo(self, array: Array, types: tuple[TensorType, ...]) -> Sequence[Array | None]:
+        limits = list(itertools.accumulate(limit - start for start, limit in self.ranges))
+        held = sorted(zip(self.ranges, zip([0, *limits], limits, strict=False), strict=True))
+        if [start for (start, _), _ in held] != [0, *(limit for (_, limit), _ in held[:-1])] or limits[
+            -1
+        ] != self.block:
+            return [None]
+        return [Take(self.axis, self.block, tuple(place for _, place in held)).apply([array])]
+
 
 @dataclass(frozen=True)
 class Pad(Transform):
@@ -173,6 +201,9 @@ class Pad(Transform):
 
         missing = self.to - arrays[0].shape[self.axis]
         return np.pad(arrays[0], [(0, missing if i == self.axis else 0) for i in range(arrays[0].ndim)])
+
+    def undo(self, array: Array, types: tuple[TensorType, ...]) -> Sequence[Array | None]:
+        return [array[_along(self.axis, 0, types[0].shape[self.axis])]]
 
 
 @dataclass(frozen=True)
@@ -207,6 +238,12 @@ class Scale(Transform):
             result[part] = source[part].astype(np.float32) * factors[part]
         return result
 
+    def undo(self, array: Array, types: tuple[TensorType, ...]) -> Sequence[Array | None]:
+        """The product, and a vector of ones: the factors are in the product."""
+        import numpy as np
+
+        return [array, np.ones(types[1].shape, types[1].dtype.numpy)]
+
 
 @dataclass(frozen=True)
 class Cast(Transform):
@@ -220,6 +257,9 @@ class Cast(Transform):
 
     def apply(self, arrays: Sequence[Array]) -> Array:
         return arrays[0].astype(self.dtype.numpy)
+
+    def undo(self, array: Array, types: tuple[TensorType, ...]) -> Sequence[Array | None]:
+        return [array.astype(types[0].dtype.numpy)]
 
 
 @dataclass(frozen=True)

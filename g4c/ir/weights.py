@@ -36,6 +36,10 @@ __all__ = [
 ]
 
 
+# A transform, which entries of the list it takes, and their types.
+_Step = tuple[Transform, slice, tuple[TensorType, ...]]
+
+
 @dataclass(frozen=True)
 class Source:
     """A tensor of the checkpoint: decoder-relative key, and its type once rounded to the model's dtype."""
@@ -67,12 +71,19 @@ class Weight:
         require(
             bool(self.sources) != (self.value is not None), f"weight {self.name}: needs either sources or a constant"
         )
-        types = (self.value.type,) if self.value is not None else tuple(source.type for source in self.sources)
-        for transform in self.transforms:
-            window = transform.window(len(types))
-            types = (*types[: window.start], transform.infer(types[window]), *types[window.stop :])
+        _, types = self._typed()
         require(len(types) == 1, f"weight {self.name}: its transforms leave {len(types)} tensors; concat joins them")
         return types[0]
+
+    def _typed(self) -> tuple[list[_Step], tuple[TensorType, ...]]:
+        """The transforms with what they take, and the types that the last one leaves."""
+        steps: list[_Step] = []
+        types = tuple(source.type for source in self.sources) if self.value is None else (self.value.type,)
+        for transform in self.transforms:
+            window = transform.window(len(types))
+            steps.append((transform, window, types[window]))
+            types = (*types[: window.start], transform.infer(types[window]), *types[window.stop :])
+        return steps, types
 
     def then(self, *transforms: Transform, name: str | None = None) -> Weight:
         """This weight with `transforms` appended, optionally under another name."""
@@ -105,6 +116,18 @@ class Weight:
             window = transform.window(len(entries))
             entries[window] = [transform.apply([_fetched(entry, stored) for entry in entries[window]])]
         return _fetched(entries[0], stored)
+
+    def sources_of(self, array: Array) -> tuple[Array | None, ...]:
+        """Arrays for `sources` of which the transforms make `array`; None for those that cannot be told.
+
+        They need not be what `array` was made of: where a source was multiplied into another, it comes as ones.
+        """
+        entries: list[Array | None] = [array]
+        for transform, window, taken in reversed(self._typed()[0]):
+            made = entries[window.start]
+            undone = [None] * len(taken) if made is None else transform.undo(made, taken)
+            entries[window.start : window.start + 1] = undone
+        return tuple(entries)
 
 
 def _fetched(entry: Array | Source, stored: Callable[[Source], Array]) -> Array:

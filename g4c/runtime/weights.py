@@ -166,23 +166,31 @@ def open_packed(path: Path, weights: Mapping[str, Weight] | None = None) -> Pack
 
 
 class PackedTensors:
-    """A provider of the tensors that a packed file holds as the checkpoint stored them."""
+    """A provider of the model's tensors, made of those that a packed file holds.
 
-    def __init__(self, packed: PackedWeights, weights: Mapping[str, Weight]) -> None:
+    They give the packed weights, and so the same model; where a norm was folded into projections, the projections have
+    it in them and the norm comes as ones.
+    """
+
+    def __init__(self, packed: Mapping[str, Array], weights: Mapping[str, Weight]) -> None:
         self._packed = packed
-        self._symbols = {
-            weight.sources[0].key: name
-            for name, weight in weights.items()
-            if len(weight.sources) == 1 and not weight.transforms
-        }
+        self._weights: dict[str, list[Weight]] = {}
+        for weight in weights.values():
+            for key in dict.fromkeys(source.key for source in weight.sources):
+                self._weights.setdefault(key, []).append(weight)
 
     def stored(self, source: Source) -> Array:
-        """The tensor of `source`; G4C-R006 where the file holds it only in a transformed form, or not at all."""
-        symbol = self._symbols.get(source.key)
-        if symbol is None:
+        """The tensor of `source`; G4C-R006 where the file does not say what it was."""
+        arrays = [
+            array
+            for weight in self._weights.get(source.key, ())
+            for part, array in zip(weight.sources, weight.sources_of(self._packed[weight.name]), strict=True)
+            if part.key == source.key and array is not None
+        ]
+        if not arrays or not all(np.array_equal(array, arrays[0]) for array in arrays[1:]):
             raise G4cError(
                 "G4C-R006",
-                f"tensor {source.key} is not in the packed weights as the checkpoint stored it",
+                f"tensor {source.key} cannot be told from the packed weights",
                 help="give --checkpoint DIR",
             )
-        return self._packed[symbol]
+        return arrays[0]

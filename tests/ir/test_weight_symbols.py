@@ -253,6 +253,50 @@ def test_joined_chains_give_what_the_parts_give(order: tuple[int, ...]) -> None:
     assert replayed == again
 
 
+@pytest.mark.parametrize(("transform", "text", "inputs", "oracle"), CASES)
+def test_what_is_undone_gives_the_same_again(
+    transform: Transform, text: str, inputs: tuple[str, ...], oracle: object
+) -> None:
+    types = tuple(tensor(entry) for entry in inputs)
+    arrays = [np.random.default_rng(i).standard_normal(type.shape).astype(np.float32) for i, type in enumerate(types)]
+    made = transform.apply(arrays)
+    undone = transform.undo(made, types)
+    assert len(undone) == len(types)
+    known = [array for array in undone if array is not None]
+    if isinstance(transform, (Slice, RopeTable)) or (isinstance(transform, Take) and len(transform.ranges) < 3):
+        assert not known
+    else:
+        assert [(array.shape, array.dtype) for array in known] == [(type.shape, type.dtype.numpy) for type in types]
+        np.testing.assert_array_equal(transform.apply(known), made)
+        if not isinstance(transform, (Scale, Cast)):
+            for array, wanted in zip(known, arrays, strict=True):
+                np.testing.assert_array_equal(array, wanted)
+
+
+@pytest.mark.parametrize("ranges", [((0, 2), (1, 4)), ((0, 2), (3, 4)), ((0, 3),), ((0, 4), (0, 4)), ((1, 4), (0, 2))])
+def test_a_selection_is_not_undone(ranges: tuple[tuple[int, int], ...]) -> None:
+    step = Take(0, 4, ranges)
+    array = np.zeros(step.infer((tensor("8xf32"),)).shape, np.float32)
+    assert step.undo(array, (tensor("8xf32"),)) == [None]
+
+
+def test_sources_of_a_joined_weight() -> None:
+    """What cannot be told of one source does not hide the others."""
+    parts = [
+        Weight("q", (Source("q", tensor("4x3xf32")), Source("n", tensor("3xf32")))).then(Scale(1)),
+        Weight.stored("k", tensor("4x3xf32")).then(Take(0, 4, ((2, 4), (0, 2)))),
+        Weight.stored("v", tensor("4x3xf32")).then(Slice(0, 1, 3)),
+    ]
+    weight = Weight.joined("qkv", parts, Concat(0))
+    random = np.random.default_rng(0)
+    data = {source.key: random.standard_normal(source.type.shape).astype(np.float32) for source in weight.sources}
+    q, n, k, v = weight.sources_of(weight.materialize(lambda source: data[source.key]))
+    assert v is None
+    np.testing.assert_array_equal(q, data["q"] * data["n"])
+    np.testing.assert_array_equal(n, np.ones(3, np.float32))
+    np.testing.assert_array_equal(k, data["k"])
+
+
 def test_constants_are_not_joined() -> None:
     constant = Weight("c", value=Dense.of(np.ones((2, 4), np.float32)))
     for parts in ([PARTS[0], constant], [constant, constant]):

@@ -16,10 +16,10 @@ from g4c.errors import G4cError
 from g4c.frontend.config import decoder_tensors, load_model_config
 from g4c.ir.op import Dense
 from g4c.ir.types import Array, DType, TensorType
-from g4c.ir.weights import Cast, Concat, Reshape, Scale, Source, Transpose, Weight
+from g4c.ir.weights import Cast, Concat, Reshape, Scale, Slice, Source, Transpose, Weight
 from g4c.runtime.aligned import is_aligned
 from g4c.runtime.random_weights import RandomWeights
-from g4c.runtime.weights import WeightStore, open_packed, pack_weights
+from g4c.runtime.weights import PackedTensors, WeightStore, open_packed, pack_weights
 
 BF16 = DType.BF16
 
@@ -233,6 +233,43 @@ def test_fused_weights_are_packed(tmp_path: Path) -> None:
     assert np.array_equal(packed["qkv"].view(np.uint16), wanted.view(np.uint16))
     assert np.array_equal(packed["a.weight"], store["a.weight"])
     assert is_aligned(packed["qkv"])
+
+
+def test_tensors_are_told_from_packed_weights(tmp_path: Path) -> None:
+    """Projections carry the norm that was folded into them; what is there as it was comes as it was, without a copy."""
+    plain, table = weight("a.weight", 8, 64), weight("table", 16, 64)
+    half = table.then(Slice(0, 0, 8), name="half")
+    gone = weight("gone", 8, 64).then(Slice(0, 0, 4), name="part")
+    store = store_of(plain, folded_and_fused("qkv", 8, 64, 3), table, half, gone)
+    pack_weights(tmp_path / "w", store)
+    packed = open_packed(tmp_path / "w", store.weights)
+    tensors, drawn = PackedTensors(packed, store.weights), RandomWeights(0)
+
+    def source(key: str, *shape: int) -> Source:
+        return Source(key, TensorType(shape, BF16))
+
+    for key, rows in (("a.weight", 8), ("table", 16)):
+        assert np.array_equal(tensors.stored(source(key, rows, 64)), drawn.stored(source(key, rows, 64)))
+    norm = drawn.stored(source("qkv.norm.weight", 64)).astype(np.float32)
+    for i in range(3):
+        wanted = drawn.stored(source(f"qkv.{i}", 8, 64)).astype(np.float32) * norm
+        found = tensors.stored(source(f"qkv.{i}", 8, 64))
+        assert np.array_equal(found, wanted.astype(ml_dtypes.bfloat16))
+        assert not found.flags.owndata
+    assert np.array_equal(tensors.stored(source("qkv.norm.weight", 64)), np.ones(64))
+    for key in ("gone", "absent"):
+        with pytest.raises(G4cError) as caught:
+            tensors.stored(source(key, 8, 64))
+        assert caught.value.code == "G4C-R006"
+
+
+def test_a_norm_that_is_folded_here_and_kept_there_cannot_be_told() -> None:
+    """Ones would not give the weights that have it as it is."""
+    store = store_of(folded_and_fused("qkv", 8, 64, 1), weight("qkv.norm.weight", 64))
+    tensors = PackedTensors(dict(store), store.weights)
+    with pytest.raises(G4cError) as caught:
+        tensors.stored(Source("qkv.norm.weight", TensorType((64,), BF16)))
+    assert caught.value.code == "G4C-R006"
 
 
 def test_packing_a_fused_weight_takes_its_size_twice(tmp_path: Path) -> None:
