@@ -20,6 +20,7 @@ ALLOWED = {
     "ir": {"errors"},
     "formats": {"errors", "ir"},
     "passes": {"errors", "ir"},
+    "estimate": {"errors", "frontend", "ir", "passes"},
     "lowering": {"errors", "ir"},
     "frontend": {"errors", "formats", "ir"},
     "runtime": {"errors", "formats", "ir"},
@@ -85,7 +86,10 @@ def test_the_core_loads_without_any_framework(package: str) -> None:
     assert not loaded & {"torch", "transformers", "jaxlib", "torch_mlir", "rich", "networkx"}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["compile", "--help"], ["run", "--help"], ["explain", "G4C-C001"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["compile", "--help"], ["run", "--help"], ["estimate", "--help"], ["explain", "G4C-C001"]],
+)
 def test_the_command_line_starts_without_any_framework(arguments: list[str]) -> None:
     loaded = modules_after(f"from g4c.cli.main import main\nassert main({arguments!r}) == 0")
     assert "g4c" in loaded

@@ -10,18 +10,12 @@ import argparse
 from pathlib import Path
 
 from g4c.cli.arguments import add_output_options, integer, integers
+from g4c.cli.models import add_model_arguments, model_argument
 from g4c.cli.progress import make_reporter
-from g4c.errors import G4cError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    model = parser.add_argument_group("model (exactly one)")
-    model.add_argument("model", nargs="?", metavar="MODEL", help="any of the three below")
-    model.add_argument("--variant", metavar="NAME", help="a named variant: g4c list variants")
-    model.add_argument("--config", metavar="FILE", help="a Hugging Face config.json")
-    model.add_argument(
-        "--checkpoint", metavar="DIR", help="a checkpoint directory; its weights are packed into the bundle"
-    )
+    add_model_arguments(parser, "its weights are packed into the bundle")
     # Options that are not given stay out of the namespace: the manifest records which were, and which are defaults.
     option = parser.add_argument_group("options", argument_default=argparse.SUPPRESS).add_argument
     option("-o", "--output", type=Path, metavar="DIR", help="the bundle (default: build/<model>)")
@@ -46,7 +40,7 @@ def execute(options: argparse.Namespace) -> int:
 
     given = {name: value for name, value in vars(options).items() if name in CompileOptions.__dataclass_fields__}
     chosen = frozenset(given) | {"model"}
-    given["model"] = _model(options)
+    given["model"] = model_argument(options)
     given.setdefault("output", Path("build") / Path(given["model"]).resolve().stem)
     reporter = make_reporter(
         quiet=options.quiet, verbose=options.verbose, json=options.json, check=options.interrupts.check
@@ -56,24 +50,3 @@ def execute(options: argparse.Namespace) -> int:
         reporter.note(line)
     reporter.product(str(bundle))
     return 0
-
-
-def _model(options: argparse.Namespace) -> str:
-    """The one model that was named."""
-    named = {
-        name: value
-        for name in ("model", "variant", "config", "checkpoint")
-        if (value := getattr(options, name)) is not None
-    }
-    if len(named) != 1:
-        message = f"several models: {', '.join(named.values())}" if named else "no model"
-        raise G4cError("G4C-C003", message, help="give one of MODEL, --variant, --config, --checkpoint")
-    (kind, value), *_ = named.items()
-    if kind == "variant":
-        from g4c.frontend.variants import VARIANTS, unknown_variant
-
-        if value not in VARIANTS:
-            raise unknown_variant(value)
-    elif kind != "model" and not Path(value).expanduser().exists():
-        raise G4cError("G4C-F002", "no such file or directory", where=value)
-    return str(value)

@@ -21,8 +21,8 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "G4C-C003": Entry(
         "no model, or several",
-        "A compile takes exactly one model: a variant name, a config.json or a checkpoint directory, given as MODEL"
-        " or with --variant, --config or --checkpoint.",
+        "compile and estimate take exactly one model: a variant name, a config.json or a checkpoint directory, given "
+        "as MODEL or with --variant, --config or --checkpoint.",
         USAGE,
     ),
     "G4C-C004": Entry(
@@ -39,7 +39,8 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "G4C-C006": Entry(
         "context beyond the model",
-        "--max-context exceeds the model's max_position_embeddings. Positions beyond it were never trained.",
+        "--max-context, or --context of an estimate, exceeds the model's max_position_embeddings. Positions beyond it "
+        "were never trained.",
         USAGE,
     ),
     "G4C-C007": Entry(
@@ -83,6 +84,23 @@ CATALOGUE: dict[str, Entry] = {
         "dump directory inside the output",
         "A bundle holds what its manifest lists and replaces its directory as a whole, so the dumps of --dump-dir "
         "cannot be kept in it. Name a directory beside it.",
+        USAGE,
+    ),
+    "G4C-C020": Entry(
+        "impossible tensor parallel degree",
+        "An estimate's --tp is more than the instance has logical cores, less than 1, or does not divide the model's "
+        "query heads, so that no even split exists.",
+        USAGE,
+    ),
+    "G4C-C021": Entry(
+        "prompt beyond the context",
+        "An estimate's --prompt has no tokens or more than the caches have positions, --context.",
+        USAGE,
+    ),
+    "G4C-C022": Entry(
+        "two pipelines",
+        "--passes-off leaves passes out of the default pipeline, --pipeline replaces it. Give one of them; a pipeline "
+        "of your own can leave passes out itself.",
         USAGE,
     ),
 }

@@ -38,7 +38,8 @@ class PipelineOptions:
 
     Places (`start_from`, `stop_after`, `print_ir_*`) are pass names, numbers or dump names; "all" prints around every
     pass. `dump_dir`: one file per pass, `00_input.mlir`, `01_canonicalize.mlir`, ...; each begins with the pipeline
-    that is still to run. `repro_dir`: where a failing pass leaves its input; None: nowhere.
+    that is still to run. `repro_dir`: where a failing pass leaves its input; None: nowhere. `after_pass` is called
+    after each pass, with the module as the pass left it.
     """
 
     verify_each: bool = True
@@ -52,6 +53,7 @@ class PipelineOptions:
     stats: bool = False
     check_numerics: bool = False
     repro_dir: Path | None = Path("repro")
+    after_pass: Callable[[PassRun], None] | None = None
     sink: Callable[[str], None] = _stderr
 
 
@@ -166,6 +168,8 @@ class _Run:
             if index in self.shown_before:
                 self.show("before", index)
             runs.append(self.run_pass(index, numerics))
+            if options.after_pass is not None:
+                options.after_pass(runs[-1])
             if index in self.shown_after or (options.print_ir_after_change and runs[-1].modified):
                 self.show("after", index)
             self.dump(index + 1, self.pipeline.names[index])

@@ -89,7 +89,7 @@ def test_an_error_is_an_event_too(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    for verb in ("compile", "run", "verify", "opt", "list", "explain"):
+    for verb in ("compile", "run", "verify", "estimate", "opt", "list", "explain"):
         assert f"    {verb}" in text
         assert main([verb, "--help"]) == 0
         assert f"usage: g4c {verb}" in capsys.readouterr().out

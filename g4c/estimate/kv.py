@@ -1,0 +1,151 @@
+"""How large the K/V caches are, in closed form, and whether they fit.
+
+In: a model's config, a context, a target. Out: bytes, and `KvChoice`: whether to cache K and V ("full"), or V alone on
+the layers whose K can be rebuilt from it ("v-only"). Invariant: the closed forms give the sizes of the caches of the
+compiled module, which a test compares.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from g4c.estimate.machines import CHIPS, MICROCODE_BYTES
+from g4c.estimate.sharding import Split, head_share
+from g4c.ir.types import DType
+
+if TYPE_CHECKING:
+    from g4c.frontend.config import LayerConfig, ModelConfig
+
+# A guess at what else a core's memory holds besides weights, caches and microcode: activations, scratchpad, DMA rings.
+RESERVE_BYTES = 1 << 30
+RING_PAD = 128  # window-kv-cache rounds the slots of a ring up to a multiple of this
+
+KvKind = Literal["full", "v-only"]
+
+
+@dataclass(frozen=True)
+class KvLayout:
+    """How K and V are kept. `owned`: only by layers that no donor serves; `windowed`: rings on sliding layers."""
+
+    owned: bool = True
+    windowed: bool = True
+    kind: KvKind = "full"
+
+
+def position_bytes(layer: LayerConfig, dtype: DType, kind: KvKind = "full") -> int:
+    """Bytes of one position of one sequence in one layer: K and V, or V alone where K can be rebuilt."""
+    parts = 1 if kind == "v-only" and layer.k_eq_v else 2
+    return parts * layer.kv_heads * layer.head_dim * dtype.bits // 8
+
+
+def cache_slots(layer: LayerConfig, context: int, windowed: bool = True) -> int:
+    """Positions that a layer's cache holds. `windowed`: caches of sliding layers are rings."""
+    return min(context, -(-layer.window // RING_PAD) * RING_PAD) if windowed and layer.window else context
+
+
+def cached_layers(config: ModelConfig, layout: KvLayout) -> list[LayerConfig]:
+    """The layers that have caches."""
+    return [layer for layer in config.layers if layer.donor is None or not layout.owned]
+
+
+def kv_bytes(config: ModelConfig, context: int, dtype: DType, layout: KvLayout, *, batch: int = 1, tp: int = 1) -> int:
+    """Bytes of all caches; with tp > 1, of those of one core."""
+    total = sum(
+        position_bytes(layer, dtype, layout.kind)
+        * cache_slots(layer, context, layout.windowed)
+        * head_share(layer.kv_heads, tp)
+        for layer in cached_layers(config, layout)
+    )
+    return int(batch * total)
+
+
+@dataclass(frozen=True)
+class KvPerToken:
+    """Bytes of one position of one sequence: of all layers, of owners, of those that grow with the context, of those
+    that a window bounds; and of those that grow with V alone where K can be rebuilt.
+    """
+
+    all_layers: int
+    owned: int
+    growing: int
+    sliding: int
+    growing_v_only: int
+
+
+def kv_per_token(config: ModelConfig, dtype: DType) -> KvPerToken:
+    """Bytes per token, by what becomes of them."""
+    owners = cached_layers(config, KvLayout())
+    full = [layer for layer in owners if not layer.window]
+    return KvPerToken(
+        all_layers=sum(position_bytes(layer, dtype) for layer in config.layers),
+        owned=sum(position_bytes(layer, dtype) for layer in owners),
+        growing=sum(position_bytes(layer, dtype) for layer in full),
+        sliding=sum(position_bytes(layer, dtype) for layer in owners if layer.window),
+        growing_v_only=sum(position_bytes(layer, dtype, "v-only") for layer in full),
+    )
+
+
+def decoder_bytes(config: ModelConfig, dtype: DType, tp: int = 1) -> int:
+    """Bytes of the decoder's weights, tables included, without dead K/V projections; of one core's part of them."""
+    from math import prod
+
+    from g4c.frontend.config import decoder_tensors, stored_kv_is_dead
+
+    split = Split(config, tp)
+    elements = sum(
+        prod(shape) * split.source(name, shape)
+        for name, shape in decoder_tensors(config).items()
+        if not stored_kv_is_dead(config, name)
+    )
+    return int(elements * dtype.bits / 8)
+
+
+@dataclass(frozen=True)
+class KvChoice:
+    """What to cache, why, and the bytes per core that decided."""
+
+    kind: KvKind
+    reason: str
+    fits: bool
+    memory: int | None
+    other_bytes: int
+    full_bytes: int
+    v_only_bytes: int
+
+
+def choose_kv(
+    config: ModelConfig,
+    *,
+    target: str,
+    context: int,
+    batch: int = 1,
+    dtype: DType = DType.BF16,
+    tp: int = 1,
+    windowed: bool = True,
+) -> KvChoice:
+    """Cache K and V if both fit a core's memory, V alone where K can be rebuilt if only that fits.
+
+    V alone costs arithmetic (K is rebuilt at every execution), so memory decides and nothing else. `target`: trn1,
+    inf2, trn2, trn3; any other (cpu) has all the memory that it needs. `windowed`: sliding layers have rings.
+    """
+    layouts = (KvLayout(windowed=windowed, kind="full"), KvLayout(windowed=windowed, kind="v-only"))
+    full, v_only = (kv_bytes(config, context, dtype, layout, batch=batch, tp=tp) for layout in layouts)
+    weights = decoder_bytes(config, dtype, tp)
+    chip = CHIPS.get(target)
+    if chip is None:
+        return KvChoice("full", f"{target} sets no limit to memory", True, None, weights, full, v_only)
+    memory = chip.hbm // chip.logical_cores
+    other = weights + MICROCODE_BYTES * chip.cores_per_logical + RESERVE_BYTES
+    free = memory - other
+    need = f"weights and reserve take {other / 1e9:.2f} of a core's {memory / 1e9:.2f} GB, K and V {full / 1e9:.2f} GB"
+    if full <= free:
+        return KvChoice("full", f"K and V fit: {need}", True, memory, other, full, v_only)
+    if v_only == full:
+        return KvChoice("full", f"no layer's K can be rebuilt from V, and {need}", False, memory, other, full, v_only)
+    alone = f"V alone on full layers {v_only / 1e9:.2f} GB"
+    if v_only <= free:
+        return KvChoice("v-only", f"only V fits: {need}, {alone}", True, memory, other, full, v_only)
+    if free <= 0:
+        return KvChoice("full", f"the weights alone do not fit: {need}", False, memory, other, full, v_only)
+    return KvChoice("v-only", f"neither fits: {need}, {alone}", False, memory, other, full, v_only)
