@@ -10,7 +10,7 @@ from operator import or_
 from g4c.errors import G4cError
 from g4c.ir.module import Function, Module
 from g4c.ir.op import Loc, Op, SymbolRef, Value
-from g4c.ir.ops import AttentionOp, CallOp, KvUpdateOp, SliceOp
+from g4c.ir.ops import AttentionOp, CallOp, KvUpdateOp, SelectRowsOp, SliceOp
 from g4c.ir.printer import format_attribute
 from g4c.passes.contract import Pass, PassContext, PassResult
 from g4c.passes.layer_functions import outline
@@ -24,8 +24,9 @@ class SpecializeLayers(Pass):
     Which op belongs to which layer is read from the module paths ("model.layers.3.mlp"). Two layers are of one kind if
     their ops are the same up to locations and weights; the weights become parameters. What a kind is called is read
     from what it does: sliding or full by its attention's window, own or shared by whether it writes the cache that it
-    reads, donor where it also hands out its new rows, which others read beside its old cache. Slices of what comes from
-    outside (a layer's part of the per-layer inputs) stay outside, because they differ from layer to layer.
+    reads, donor where it also hands out its new rows, which others read beside its old cache; pruned where such a layer
+    goes on with chosen rows only. Slices of what comes from outside (a layer's part of the per-layer inputs) stay
+    outside, because they differ from layer to layer.
 
     before:  func.func @decode(...) {
                %w = "g4.load_weight"() {weight = @layers.0.mlp.down_proj.weight} ... loc("model.layers.0.mlp.down_proj")
@@ -134,6 +135,7 @@ def kind_name(function: Function) -> str:
     """sliding_own, full_shared, ... from what the function does; "layer" where it has no attention.
 
     A donor is an owner that hands out the new rows that it attends to, for other layers to read beside its old cache.
+    Pruned is an owner that goes on with chosen rows only.
     """
     attentions = list(function.ops_of(AttentionOp))
     if not attentions:
@@ -144,7 +146,8 @@ def kind_name(function: Function) -> str:
         return f"{window}_shared"
     returned = {result.value for result in function.results}
     donates = any(value in returned for op in attentions for value in (*op.keys[1:], *op.values[1:]))
-    return f"{window}_{'donor' if donates else 'own'}"
+    pruned = any(True for _ in function.ops_of(SelectRowsOp))
+    return f"{window}_{'donor' if donates else 'own'}{'_pruned' if pruned else ''}"
 
 
 def _replace_by_calls(module: Module, program: Function, regions: list[Region]) -> int:
