@@ -81,7 +81,8 @@ def add_layer(layer: Function, table: Weight, dtype: DType) -> None:
     q = append(ops.RopeOp(q, cos, cos))
     row = append(ops.SliceOp(q, (0, 0, 0, 0), (BATCH, 1, 1, WIDTH)))
     cache = append(ops.KvUpdateOp(k, row, positions))
-    y = append(ops.AttentionOp(q, cache, cache, positions, 0.5, 3, SLOTS))
+    held = append(ops.HeldPositionsOp(positions, SLOTS, True))
+    y = append(ops.AttentionOp(q, (cache,), (cache,), positions, (held,), 0.5, 3))
     y = append(ops.LinearOp(append(ops.ReshapeOp(y, TensorType((BATCH, 1, HEADS * WIDTH), dtype))), wo))
     layer.results = [Result(append(ops.AddOp(h, y)), "h"), Result(cache, "k")]
 
