@@ -16,14 +16,17 @@ from g4c.ir.interpreter import interpret
 from g4c.ir.module import Module
 from g4c.ir.op import Dense
 from g4c.ir.types import Array, DType, TensorType
-from g4c.ir.weights import Weight
+from g4c.ir.weights import Cast, Weight
 from g4c.passes.numerics import TOLERANCE
 
 F32 = TOLERANCE[DType.F32]
 
 
-def stats_of(norms: int = 0, projections: int = 0, ops: int = 0, uses: int = 0) -> dict[str, int]:
-    return {"norms": norms, "projections": projections, "kept_for_other_ops": ops, "kept_for_other_uses": uses}
+def stats_of(
+    norms: int = 0, projections: int = 0, ones: int = 0, ops: int = 0, uses: int = 0, rounding: int = 0
+) -> dict[str, int]:
+    kept = {"kept_for_other_ops": ops, "kept_for_other_uses": uses, "kept_for_rounding": rounding}
+    return {"norms": norms, "projections": projections, "ones": ones, **kept}
 
 
 def norm_weights(module: Module, program: str) -> list[str | None]:
@@ -88,7 +91,7 @@ def projected_norm(dtype: DType, hidden: int, rows: int) -> Module:
 
 @pytest.mark.parametrize("hidden", [128, 1536])
 def test_rounding(hidden: int) -> None:
-    """Against f64 on the same bf16 weights: roundings of norm, W w and result, before only two: sqrt(3 / 2) as far off."""
+    """Against f64 on the same bf16 weights: norm, W w and result are rounded, W w was not: sqrt(3 / 2) as far off."""
     module = projected_norm(DType.BF16, hidden, rows=64)
     random = np.random.default_rng(hidden)
     data = {
@@ -131,6 +134,13 @@ def test_the_factor_is_a_power_of_two() -> None:
     np.testing.assert_array_equal(result(), before)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "stats"), [(DType.F32, stats_of(norms=1, projections=1)), (DType.BF16, stats_of(rounding=1))]
+)
+def test_narrow_types_may_be_left_alone(dtype: DType, stats: dict[str, int]) -> None:
+    assert run_once(projected_norm(dtype, 128, rows=8), "fold-norms{narrow=false}") == stats
+
+
 # -- what folds --------------------------------------------------------------------------------------------------------
 
 
@@ -171,6 +181,35 @@ def test_folds(body: Callable[[Module], None]) -> None:
     assert run_checked(module, "fold-norms", F32) == stats_of(norms=1, projections=2)
     assert set(module.weights) == {"q.weight", "k.weight"}
     assert {weight for program in module.programs for weight in norm_weights(module, program.name)} == {None}
+
+
+@pytest.mark.parametrize("dtype", [DType.F32, DType.BF16])
+def test_weights_of_ones_disappear(dtype: DType) -> None:
+    """Wherever the norm's result goes. The weight itself stays where something else uses it."""
+    module = Module("test")
+    ones = Dense.of(np.ones(WIDTH, np.float32))
+    for name in ("ones", "used"):
+        module.add_weight(Weight(f"{name}.weight", value=ones, transforms=(Cast(DType.F16), Cast(dtype))))
+    draft = Draft(module, "main", 2, dtype=dtype)
+    y, z = draft.norm(draft.x, "ones"), draft.norm(draft.x, "used")
+    draft.load("ones.weight", WIDTH)
+    draft.give(
+        draft.emit(ops.AddOp(y, z)), draft.linear(y, "q"), draft.emit(ops.ExpOp(draft.load("used.weight", WIDTH)))
+    )
+    assert run_checked(module, "fold-norms") == stats_of(ones=2)
+    assert set(module.weights) == {"used.weight", "q.weight"}
+    assert norm_weights(module, "main") == [None, None]
+    assert len(list(draft.function.ops_of(ops.LoadWeightOp))) == 2
+
+
+def test_other_constants_stay() -> None:
+    module = Module("test")
+    almost = np.ones(WIDTH, np.float32)
+    almost[3] = 1 + 2**-20
+    module.add_weight(Weight("norm.weight", value=Dense.of(almost)))
+    draft = Draft(module, "main", 2)
+    draft.give(draft.emit(ops.ExpOp(draft.norm(draft.x, "norm"))))
+    assert run_once(module, "fold-norms") == stats_of(ops=1)
 
 
 # -- what stays --------------------------------------------------------------------------------------------------------
