@@ -23,8 +23,11 @@ _ORDER = (
     "key_positions",
     "cos",
     "sin",
+    "key_cos",
+    "key_sin",
     "k_cache",
     "v_cache",
+    "keys",
     "k_chunk",
     "v_chunk",
     "cache",
@@ -92,14 +95,15 @@ def _entering(
 def _cache_roles(ops: list[Op]) -> dict[Value, str]:
     """k_cache and v_cache: states of caches, by how attention reads them; cache where it reads neither state.
 
-    k_chunk and v_chunk: the new rows that attention reads beside an old state.
+    k_chunk and v_chunk: the new rows that attention reads beside an old state. keys: what was rebuilt from a state.
     """
     roles: dict[Value, str] = {}
     for op in reversed(ops):
         if isinstance(op, AttentionOp):
             for part, values in (("k", op.keys), ("v", op.values)):
                 for value, what in zip(values, ("cache", "chunk"), strict=False):
-                    roles.setdefault(value, f"{part}_{what}")
+                    rebuilt = what == "cache" and isinstance(value.owner, RopeOp)
+                    roles.setdefault(value, "keys" if rebuilt else f"{part}_{what}")
         elif isinstance(op, KvUpdateOp):
             role = roles.get(op.result) or roles.get(op.cache) or "cache"
             roles[op.cache] = roles[op.result] = role
@@ -111,8 +115,10 @@ def _role(value: Value, uses: list[tuple[str, Op]], roles: dict[Value, str]) -> 
     if value in roles:
         return roles[value]
     for field, op in uses:
-        if field in ("rows", "positions", "key_positions") or (isinstance(op, RopeOp) and field in ("cos", "sin")):
+        if field in ("rows", "positions", "key_positions"):
             return field
+        if isinstance(op, RopeOp) and field in ("cos", "sin"):
+            return f"key_{field}" if roles.get(op.result) == "keys" else field
         if isinstance(op, GatedGeluOp) and field == "up":
             return "per_layer_input"
     return "hidden"

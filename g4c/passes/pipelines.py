@@ -17,6 +17,7 @@ from g4c.passes.inline_layers import InlineLayers
 from g4c.passes.mask_kv_updates import MaskKvUpdates
 from g4c.passes.precompute_rope import PrecomputeRope
 from g4c.passes.prune_prefill import PrunePrefill
+from g4c.passes.rebuild_keys import RebuildKeys
 from g4c.passes.specialize_layers import SpecializeLayers
 from g4c.passes.split_matvec import SplitMatvec
 from g4c.passes.window_kv_cache import WindowKvCache
@@ -27,6 +28,7 @@ _ALL: tuple[type[Pass], ...] = (
     SpecializeLayers,
     EliminateSharedKv,
     WindowKvCache,
+    RebuildKeys,
     PrunePrefill,
     FoldNorms,
     FuseProjections,

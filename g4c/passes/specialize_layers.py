@@ -24,9 +24,9 @@ class SpecializeLayers(Pass):
     Which op belongs to which layer is read from the module paths ("model.layers.3.mlp"). Two layers are of one kind if
     their ops are the same up to locations and weights; the weights become parameters. What a kind is called is read
     from what it does: sliding or full by its attention's window, own or shared by whether it writes the cache that it
-    reads, donor where it also hands out its new rows, which others read beside its old cache; pruned where such a layer
-    goes on with chosen rows only. Slices of what comes from outside (a layer's part of the per-layer inputs) stay
-    outside, because they differ from layer to layer.
+    reads, donor where it also hands out its new rows, which others read beside its old cache, or keys that it rebuilt;
+    pruned where such a layer goes on with chosen rows only. Slices of what comes from outside (a layer's part of the
+    per-layer inputs) stay outside, because they differ from layer to layer.
 
     before:  func.func @decode(...) {
                %w = "g4.load_weight"() {weight = @layers.0.mlp.down_proj.weight} ... loc("model.layers.0.mlp.down_proj")
@@ -134,8 +134,8 @@ def structural_key(function: Function) -> Hashable:
 def kind_name(function: Function) -> str:
     """sliding_own, full_shared, ... from what the function does; "layer" where it has no attention.
 
-    A donor is an owner that hands out the new rows that it attends to, for other layers to read beside its old cache.
-    Pruned is an owner that goes on with chosen rows only.
+    A donor is an owner that hands out more than its cache: the new rows, for others to read beside its old state, or
+    keys that it rebuilt. Pruned is an owner that goes on with chosen rows only.
     """
     attentions = list(function.ops_of(AttentionOp))
     if not attentions:
@@ -144,8 +144,8 @@ def kind_name(function: Function) -> str:
     states = {value for op in function.ops_of(KvUpdateOp) for value in (op.cache, op.result)}
     if not all(op.values[0] in states for op in attentions):
         return f"{window}_shared"
-    returned = {result.value for result in function.results}
-    donates = any(value in returned for op in attentions for value in (*op.keys[1:], *op.values[1:]))
+    more = {result.value for result in function.results} - states
+    donates = any(value in more for op in attentions for value in (*op.keys, *op.values))
     pruned = any(True for _ in function.ops_of(SelectRowsOp))
     return f"{window}_{'donor' if donates else 'own'}{'_pruned' if pruned else ''}"
 

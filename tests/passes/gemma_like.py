@@ -1,4 +1,4 @@
-"""A decoder built by hand as a trace would give it: real head dims, both attention kinds, donors, PLE, tiny widths.
+"""A decoder built by hand as a trace would give it: both attention kinds, donors, k_eq_v, PLE, tiny widths.
 
 Every layer has its K/V projections and caches, as the trace of the model that the checkpoint stores has: shared layers
 write K and V that nobody reads. Locations are Hugging Face's module paths.
@@ -7,7 +7,7 @@ write K and V that nobody reads. Locations are Hugging Face's module paths.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -21,27 +21,33 @@ HEAD_DIM = {"S": 256, "F": 512}
 NAMES = {"S": "sliding_attention", "F": "full_attention"}
 
 
-def inverse_frequencies(kind: str) -> np.ndarray:
-    """theta^(-2i/d) for i < d/2; on full-attention layers only the first 64 are not zero."""
-    dim, theta, real = (256, 1e4, 128) if kind == "S" else (512, 1e6, 64)
+def inverse_frequencies(kind: str, dim: int | None = None) -> np.ndarray:
+    """theta^(-2i/d) for i < d/2; on full-attention layers only the first quarter, 64 of 256, is not zero."""
+    dim = HEAD_DIM[kind] if dim is None else dim
+    theta, real = (1e4, dim // 2) if kind == "S" else (1e6, dim // 8)
     exponents = np.arange(0, dim, 2, dtype=np.float64) / dim
     frequencies = theta**-exponents
     frequencies[real:] = 0
     return frequencies.astype(np.float32)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class GemmaLike:
     """Sizes of the model. `pattern`: one letter per layer, S or F; the last `shared` layers read their donor's cache.
 
-    `shared_write`: shared layers write their own caches; without it what they compute for them is dead. `logit_rows`:
-    how many rows a prefill gives logits of, 0: as many as it has. `k_eq_v`: full layers have no v_proj, V is k_proj's.
+    `donors`: which layer's cache each layer reads, where that is not the last own one of its kind. `shared_write`:
+    shared layers write their own caches; without it what they compute for them is dead. `kv_heads`, `full_kv_heads`:
+    on sliding and on full layers, 0: the same. `head_dims`: likewise. `ple`: 0 for none. `logit_rows`: how many rows a
+    prefill gives logits of, 0: as many as it has. `k_eq_v`: kinds of layers whose V is k_proj's.
     """
 
     pattern: str = "SSFSF"
     shared: int = 2
     hidden: int = 32
     heads: int = 2
+    kv_heads: int = 1
+    full_kv_heads: int = 0
+    head_dims: tuple[int, int] = (HEAD_DIM["S"], HEAD_DIM["F"])
     mlp: int = 24
     ple: int = 8
     vocabulary: int = 50
@@ -51,8 +57,19 @@ class GemmaLike:
     buckets: tuple[int, ...] = (8,)
     logit_rows: int = 1
     shared_write: bool = True
-    k_eq_v: bool = False
+    k_eq_v: str = ""
+    donors: tuple[int, ...] = ()
     dtype: DType = DType.F32
+
+    def __repr__(self) -> str:
+        """Python that makes it again: what is not the default."""
+        values = ((entry, getattr(self, entry.name)) for entry in fields(self))
+        given = [
+            f"{entry.name}={value}" if isinstance(value, DType) else f"{entry.name}={value!r}"
+            for entry, value in values
+            if value != entry.default
+        ]
+        return f"GemmaLike({', '.join(given)})"
 
     @property
     def layers(self) -> int:
@@ -60,15 +77,26 @@ class GemmaLike:
 
     def donor(self, layer: int) -> int:
         """The layer whose cache `layer` reads."""
+        if self.donors:
+            return self.donors[layer]
         if layer < self.layers - self.shared:
             return layer
         return max(i for i in range(self.layers - self.shared) if self.pattern[i] == self.pattern[layer])
+
+    def shares(self, layer: int) -> bool:
+        return self.donor(layer) != layer
+
+    def head_dim(self, kind: str) -> int:
+        return self.head_dims["SF".index(kind)]
+
+    def kv_heads_of(self, kind: str) -> int:
+        return (kind == "F" and self.full_kv_heads) or self.kv_heads
 
     def module(self) -> Module:
         """The traced module: one prefill program per bucket, and decode."""
         module = Module("gemma_like", attributes={"max_context": self.context})
         for layer, kind in enumerate(self.pattern):
-            shape = TensorType((self.batch, self.context, 1, HEAD_DIM[kind]), self.dtype)
+            shape = TensorType((self.batch, self.context, self.kv_heads_of(kind), self.head_dim(kind)), self.dtype)
             for part in "kv":
                 module.add_cache(Cache(f"layers.{layer}.{part}", shape))
         for bucket in self.buckets:
@@ -120,7 +148,7 @@ class _Program:
         self.at("model.embed_tokens")
         table = self.weight("embed_tokens.weight", sizes.vocabulary, sizes.hidden)
         x = self.emit(ops.EmbeddingOp(ids, table, 5.65625))
-        ple = self.per_layer_inputs(ids, x)
+        ple = self.per_layer_inputs(ids, x) if sizes.ple else None
         angles = {kind: self.rope_tables(kind) for kind in dict.fromkeys(sizes.pattern)}
         self.at("model")
         self.held = self.emit(ops.HeldPositionsOp(self.positions, sizes.context, True))
@@ -151,7 +179,7 @@ class _Program:
     def rope_tables(self, kind: str) -> tuple[Value, Value]:
         """cos and sin [b, s, d/2] as Hugging Face computes them: a product over an axis of 1, doubled, halved."""
         self.at("model.rotary_emb")
-        data = Dense.of(inverse_frequencies(kind))
+        data = Dense.of(inverse_frequencies(kind, self.sizes.head_dim(kind)))
         weight = self.module.add_weight(Weight(f"rope.{NAMES[kind]}.inv_freq", value=data))
         count, batch, length = data.type.size, self.sizes.batch, self.length
         frequencies = self.emit(ops.LoadWeightOp(SymbolRef(weight.name), weight.type))
@@ -172,7 +200,7 @@ class _Program:
         limits = (*table.shape[:2], table.shape[2] // 2)
         return self.emit(ops.SliceOp(table, (0, 0, 0), limits))
 
-    def layer(self, layer: int, kind: str, x: Value, ple: Value, cos: Value, sin: Value) -> Value:
+    def layer(self, layer: int, kind: str, x: Value, ple: Value | None, cos: Value, sin: Value) -> Value:
         sizes, path, name = self.sizes, f"model.layers.{layer}", f"layers.{layer}"
         self.at(f"{path}.input_layernorm")
         y = self.norm(x, f"{name}.input_layernorm")
@@ -182,11 +210,17 @@ class _Program:
         self.at(path)
         x = self.emit(ops.AddOp(x, y))
         self.at(f"{path}.mlp")
-        width = sizes.mlp * (2 if layer >= sizes.layers - sizes.shared else 1)
+        width = sizes.mlp * (2 if sizes.shares(layer) else 1)
         gate, up = (self.linear(x, f"{name}.mlp.{part}_proj", width) for part in ("gate", "up"))
         y = self.linear(self.emit(ops.GatedGeluOp(gate, up)), f"{name}.mlp.down_proj", sizes.hidden)
         self.at(path)
         x = self.emit(ops.AddOp(x, y))
+        if ple is not None:
+            x = self.add_per_layer_input(layer, x, ple)
+        return self.emit(ops.MulOp(x, self.weight(f"{name}.layer_scalar", 1)))
+
+    def add_per_layer_input(self, layer: int, x: Value, ple: Value) -> Value:
+        sizes, path, name = self.sizes, f"model.layers.{layer}", f"layers.{layer}"
         shape = (sizes.batch, self.length, sizes.ple)
         own = self.emit(ops.SliceOp(ple, (0, 0, layer, 0), (*shape[:2], layer + 1, sizes.ple)))
         own = self.reshape(own, *shape)
@@ -194,21 +228,21 @@ class _Program:
         gate = self.linear(x, f"{name}.per_layer_input_gate", sizes.ple)
         y = self.linear(self.emit(ops.GatedGeluOp(gate, own)), f"{name}.per_layer_projection", sizes.hidden)
         self.at(path)
-        x = self.emit(ops.AddOp(x, y))
-        return self.emit(ops.MulOp(x, self.weight(f"{name}.layer_scalar", 1)))
+        return self.emit(ops.AddOp(x, y))
 
     def heads(self, y: Value, name: str, heads: int, dim: int) -> Value:
         self.at(f"model.{name}")
         return self.reshape(self.linear(y, name, heads * dim), *y.shape[:2], heads, dim)
 
     def attention(self, layer: int, kind: str, y: Value, cos: Value, sin: Value) -> Value:
-        sizes, dim, name = self.sizes, HEAD_DIM[kind], f"layers.{layer}.self_attn"
+        sizes, name = self.sizes, f"layers.{layer}.self_attn"
+        dim, kv_heads = sizes.head_dim(kind), sizes.kv_heads_of(kind)
         q = self.norm(self.heads(y, f"{name}.q_proj", sizes.heads, dim), f"{name}.q_norm")
         q = self.emit(ops.RopeOp(q, cos, sin))
-        projected = self.heads(y, f"{name}.k_proj", 1, dim)
+        projected = self.heads(y, f"{name}.k_proj", kv_heads, dim)
         k = self.emit(ops.RopeOp(self.norm(projected, f"{name}.k_norm"), cos, sin))
-        if not (sizes.k_eq_v and kind == "F"):
-            projected = self.heads(y, f"{name}.v_proj", 1, dim)
+        if kind not in sizes.k_eq_v:
+            projected = self.heads(y, f"{name}.v_proj", kv_heads, dim)
         v = self.norm(projected, None)
         self.at(f"model.{name}")
         donor = sizes.donor(layer)
