@@ -15,6 +15,7 @@ from g4c.passes.fold_norms import FoldNorms
 from g4c.passes.fuse_projections import FuseProjections
 from g4c.passes.inline_layers import InlineLayers
 from g4c.passes.mask_kv_updates import MaskKvUpdates
+from g4c.passes.precompute_ple import PrecomputePle
 from g4c.passes.precompute_rope import PrecomputeRope
 from g4c.passes.prune_prefill import PrunePrefill
 from g4c.passes.rebuild_keys import RebuildKeys
@@ -30,6 +31,7 @@ _ALL: tuple[type[Pass], ...] = (
     WindowKvCache,
     RebuildKeys,
     PrunePrefill,
+    PrecomputePle,
     FoldNorms,
     FuseProjections,
     Cse,
