@@ -28,7 +28,7 @@ class FoldNorms(Pass):
     Rounding: in f32 the same product of three factors in another order. In a narrower type the norm's result is rounded
     without w instead of with it, and W w is rounded once more, when the weights are packed. With the rounding of the
     projection's result these are three instead of two: in bf16 its RMS error, measured, is 1.2 times what it was.
-    `narrow=false` folds f32 weights only.
+    Little is won there, so `narrow=true` is needed to fold weights of less than f32.
 
     before:  %0 = "g4.load_weight"() {weight = @layers.0.input_layernorm.weight} ...
              %1 = "g4.rms_norm"(%x, %0) {epsilon = 1.0e-06 : f64, ...} ...
@@ -41,13 +41,13 @@ class FoldNorms(Pass):
 
     Stats: norms and projections (weights) that were folded, weights of ones that went. Norms that keep their weight:
     kept_for_other_ops, because something else uses the norm's result, or nothing does; kept_for_other_uses, because the
-    norm's weight or a projection's is used elsewhere, too, or is a constant; kept_for_rounding, with narrow=false.
+    norm's weight or a projection's is used elsewhere, too, or is a constant; kept_for_rounding.
     """
 
     name = "fold-norms"
     runs_after = ("eliminate-shared-kv", "prune-prefill")
 
-    narrow: bool = True
+    narrow: bool = False
 
     def run(self, module: Module, ctx: PassContext) -> PassResult:
         require_flat(module, self.name)

@@ -109,7 +109,7 @@ def test_rounding(hidden: int) -> None:
         return float(np.sqrt(((found - exact) ** 2).mean() / (exact**2).mean()))
 
     before = error()
-    run_once(module, "fold-norms")
+    run_once(module, "fold-norms{narrow=true}")
     after = error()
     assert 0.5 * 2**-8 < before < 2**-8
     assert 1.0 < after / before < 1.3
@@ -130,15 +130,15 @@ def test_the_factor_is_a_power_of_two() -> None:
         return interpret(module, "main", {"x": x}, arrays)["y0"].astype(np.float32)
 
     before = result()
-    assert run_once(module, "fold-norms") == stats_of(norms=1, projections=1)
+    assert run_once(module, "fold-norms{narrow=true}") == stats_of(norms=1, projections=1)
     np.testing.assert_array_equal(result(), before)
 
 
 @pytest.mark.parametrize(
     ("dtype", "stats"), [(DType.F32, stats_of(norms=1, projections=1)), (DType.BF16, stats_of(rounding=1))]
 )
-def test_narrow_types_may_be_left_alone(dtype: DType, stats: dict[str, int]) -> None:
-    assert run_once(projected_norm(dtype, 128, rows=8), "fold-norms{narrow=false}") == stats
+def test_narrow_types_are_left_alone(dtype: DType, stats: dict[str, int]) -> None:
+    assert run_once(projected_norm(dtype, 128, rows=8), "fold-norms") == stats
 
 
 # -- what folds --------------------------------------------------------------------------------------------------------
