@@ -34,8 +34,8 @@ def assumptions(config: ModelConfig, cores: Cores, options: EstimateOptions) -> 
         "costs the same wherever its chunk starts, because attention computes every slot of a cache",
         "with tile skipping, attention computes and reads only keys that a query sees, and no query that is padding",
         "host, launch, sampling and loading take no time",
-        f"microcode takes {cores.microcode / 1e6:.0f} MB per logical core; scratchpad, DMA rings and program code are "
-        f"not counted, but where K and V are chosen: {RESERVE_BYTES >> 30} GiB for them and the activations",
+        f"microcode takes {cores.microcode / 1e6:.0f} MB per logical core; activations, scratchpad, DMA rings and "
+        f"program code fit a reserve of {RESERVE_BYTES >> 30} GiB, or of the live activations where they take more",
         "attention never stores its scores: activations are the values between ops",
     ]
     if chip.dma is not None and cores.dma is not None and cores.dma < cores.bandwidth:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from g4c.estimate.assumptions import assumptions
-from g4c.estimate.kv import choose_kv, kv_per_token
+from g4c.estimate.kv import RESERVE_BYTES, choose_kv, kv_per_token
 from g4c.estimate.liveness import peak_activation_bytes
 from g4c.estimate.machines import Cores, find_instance, take_cores
 from g4c.estimate.options import DTYPES, EstimateOptions
@@ -182,6 +182,11 @@ class _Estimator:
     def split(self) -> Split:
         return Split(self.config, self.options.tp)
 
+    @property
+    def peak(self) -> int:
+        """Bytes of activations, of the program that needs most."""
+        return max(peak_activation_bytes(self.module, program) for program in self.module.programs)
+
     def machine(self) -> MachineFigures:
         cores, chip = self.cores, self.cores.instance.chip
         return MachineFigures(
@@ -234,14 +239,15 @@ class _Estimator:
         ple = int(sum(size for weight, size in shares if _is_ple_table(weight)))
         weights = int(sum(size for weight, size in shares if not _is_ple_table(weight)))
         caches = int(sum(c.type.nbytes * self.split.cache(c.type) for c in self.module.caches.values()))
-        peak = max(peak_activation_bytes(self.module, program) for program in self.module.programs)
-        rest = weights + caches + peak + self.cores.microcode
+        reserve = max(RESERVE_BYTES, self.peak)
+        rest = weights + caches + reserve + self.cores.microcode
         device = self.cores.memory
         return MemoryFigures(
             weight_bytes=weights,
             ple_table_bytes=ple,
             cache_bytes=caches,
-            peak_activation_bytes=peak,
+            peak_activation_bytes=self.peak,
+            reserve_bytes=reserve,
             microcode_bytes=self.cores.microcode,
             total_bytes=rest + ple,
             total_bytes_without_ple_table=rest,
@@ -261,6 +267,7 @@ class _Estimator:
             dtype=DTYPES[options.dtype],
             tp=options.tp,
             windowed=windowed,
+            activations=self.peak,
         )
         advice = None
         if choice.kind == "v-only" and choice.fits:

@@ -17,7 +17,8 @@ from g4c.ir.types import DType
 if TYPE_CHECKING:
     from g4c.frontend.config import LayerConfig, ModelConfig
 
-# A guess at what else a core's memory holds besides weights, caches and microcode: activations, scratchpad, DMA rings.
+# What else a core's memory holds at least besides weights, caches and microcode: activations, scratchpad, DMA rings,
+# program code. A guess.
 RESERVE_BYTES = 1 << 30
 RING_PAD = 128  # window-kv-cache rounds the slots of a ring up to a multiple of this
 
@@ -101,6 +102,11 @@ def decoder_bytes(config: ModelConfig, dtype: DType, tp: int = 1) -> int:
     return int(elements * dtype.bits / 8)
 
 
+def rope_table_bytes(config: ModelConfig, context: int, dtype: DType) -> int:
+    """Bytes of the tables that precompute-rope makes: cos and sin, one column per frequency, for each kind of layer."""
+    return sum(2 * context * (rope.head_dim // 2) * dtype.bits // 8 for rope in config.rope.values())
+
+
 @dataclass(frozen=True)
 class KvChoice:
     """What to cache, why, and the bytes per core that decided."""
@@ -123,20 +129,22 @@ def choose_kv(
     dtype: DType = DType.BF16,
     tp: int = 1,
     windowed: bool = True,
+    activations: int = 0,
 ) -> KvChoice:
     """Cache K and V if both fit a core's memory, V alone where K can be rebuilt if only that fits.
 
     V alone costs arithmetic (K is rebuilt at every execution), so memory decides and nothing else. `target`: trn1,
     inf2, trn2, trn3; any other (cpu) has all the memory that it needs. `windowed`: sliding layers have rings.
+    `activations`: bytes that are known to be needed for them, RESERVE_BYTES at least.
     """
     layouts = (KvLayout(windowed=windowed, kind="full"), KvLayout(windowed=windowed, kind="v-only"))
     full, v_only = (kv_bytes(config, context, dtype, layout, batch=batch, tp=tp) for layout in layouts)
-    weights = decoder_bytes(config, dtype, tp)
+    weights = decoder_bytes(config, dtype, tp) + rope_table_bytes(config, context, dtype)
     chip = CHIPS.get(target)
     if chip is None:
         return KvChoice("full", f"{target} sets no limit to memory", True, None, weights, full, v_only)
     memory = chip.hbm // chip.logical_cores
-    other = weights + MICROCODE_BYTES * chip.cores_per_logical + RESERVE_BYTES
+    other = weights + MICROCODE_BYTES * chip.cores_per_logical + max(RESERVE_BYTES, activations)
     free = memory - other
     need = f"weights and reserve take {other / 1e9:.2f} of a core's {memory / 1e9:.2f} GB, K and V {full / 1e9:.2f} GB"
     if full <= free:

@@ -126,8 +126,8 @@ def _figures(state: State, programs: Sequence[str]) -> dict[str, int]:
 def _memory(e: Estimate) -> Iterator[str]:
     m = e.memory
     yield f"memory of one core, of {size(m.device_bytes)} ({m.device_bytes / 2**30:g} GiB)"
-    rows = [("weights", m.weight_bytes), ("caches", m.cache_bytes), ("peak activations", m.peak_activation_bytes)]
-    rows += [("microcode", m.microcode_bytes)]
+    rows = [("weights", m.weight_bytes), ("caches", m.cache_bytes), ("microcode", m.microcode_bytes)]
+    rows.append((f"reserve (live activations: {size(m.peak_activation_bytes)})", m.reserve_bytes))
     if m.ple_table_bytes:
         rows.append(("together, without per-layer-embedding table", m.total_bytes_without_ple_table))
         rows.append(("per-layer-embedding table", m.ple_table_bytes))

@@ -101,12 +101,16 @@ class Parameters:
 
 @dataclass(frozen=True)
 class MemoryFigures:
-    """Bytes on one core. `weight_bytes` is without the per-layer-embedding table, which `total_bytes` includes."""
+    """Bytes on one core. `weight_bytes` is without the per-layer-embedding table, which `total_bytes` includes.
+
+    `reserve_bytes`: for activations, scratchpad, DMA rings and program code, at least `peak_activation_bytes`.
+    """
 
     weight_bytes: int
     ple_table_bytes: int
     cache_bytes: int
     peak_activation_bytes: int
+    reserve_bytes: int
     microcode_bytes: int
     total_bytes: int
     total_bytes_without_ple_table: int

@@ -13,7 +13,16 @@ from typing import Literal
 from g4c.estimate.work import OUTSIDE, Attending, Component, OpWork, ProgramWork
 from g4c.ir.module import Function, Module
 from g4c.ir.op import Op, Value
-from g4c.ir.ops import AttentionOp, CallOp, EmbeddingOp, GatherOp, KvUpdateOp, LoadWeightOp, ReshapeOp
+from g4c.ir.ops import (
+    AttentionOp,
+    CallOp,
+    EmbeddingOp,
+    GatherOp,
+    KvUpdateOp,
+    LoadWeightOp,
+    ReshapeOp,
+    TiledAttentionOp,
+)
 from g4c.passes.layer_paths import layer_of
 from g4c.passes.specialize_layers import kind_name
 
@@ -127,11 +136,11 @@ class _Walk:
             sum(weights.values()) if isinstance(op, EmbeddingOp | GatherOp) else 0,
             activations,
             sum(value.type.nbytes for value in op.results),
-            _attending(op),
+            _attending(op, symbols),
         )
 
     def component(self, op: Op, weights: Iterable[str]) -> Component:
-        if isinstance(op, AttentionOp):
+        if isinstance(op, AttentionOp | TiledAttentionOp):
             return "attention"
         keys = [source.key for name in weights for source in self.module.weights[name].sources]
         for part, component in _BY_WEIGHT:
@@ -161,12 +170,19 @@ def _reads(op: Op, symbols: Mapping[Value, _Symbol], total: int) -> dict[_Symbol
     return {symbol: count * part // size for symbol, count in named.items() if count * part // size}
 
 
-def _attending(op: Op) -> Attending | None:
-    if not isinstance(op, AttentionOp):
+def _attending(op: Op, symbols: Mapping[Value, _Symbol]) -> Attending | None:
+    if not isinstance(op, AttentionOp | TiledAttentionOp):
         return None
-    key_bytes = sum(value.type.nbytes // value.shape[1] for value in (op.keys[0], op.values[0]))
-    heads, apart = op.keys[0].shape[2], len(op.keys) > 1
-    return Attending(op.q.shape[1], op.key_count, op.window, op.cost().flops, key_bytes, heads, apart)
+    batch, rows, heads, width = op.results[0].shape
+    return Attending(
+        rows=rows,
+        window=op.window,
+        flops=op.cost().flops,
+        pair_flops=4 * batch * heads * width,
+        key_bytes=sum(v.type.nbytes // v.shape[1] for v in (op.keys[0], op.values[0]) if v in symbols),
+        kv_heads=op.keys[0].shape[2],
+        apart=len(op.keys) > 1,
+    )
 
 
 def _flat_kinds(program: Function) -> dict[str, str]:

@@ -30,15 +30,16 @@ OUTSIDE = "outside layers"
 
 @dataclass(frozen=True)
 class Attending:
-    """One attention as it is executed. `key_bytes`: K and V of one position, all sequences; window 0: none.
+    """One attention as it is executed, `flops`; of a pair of a query and a key, `pair_flops` (4 b H d).
 
-    `apart`: K and V of the new tokens do not come from the caches, but beside them.
+    `key_bytes`: what the caches hold of one position, all sequences; window 0: none. `apart`: K and V of the new tokens
+    do not come from the caches, but beside them.
     """
 
     rows: int
-    keys: int
     window: int
     flops: int
+    pair_flops: int
     key_bytes: int
     kv_heads: int
     apart: bool
@@ -51,8 +52,8 @@ class Attending:
         return sum(self._in_sight(cached + i + 1) for i in range(max(0, tokens - self.rows), tokens))
 
     def seen_flops(self, tokens: int, cached: int) -> int:
-        """FLOPs of those pairs alone: 4 b H d each, with b H d of the op."""
-        return self.flops // (self.rows * self.keys) * self.seen(tokens, cached)
+        """FLOPs of those pairs alone."""
+        return self.pair_flops * self.seen(tokens, cached)
 
     def seen_bytes(self, tokens: int, cached: int) -> int:
         """Bytes in caches of the K and V that at least one of the queries sees."""

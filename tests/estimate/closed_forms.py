@@ -11,7 +11,6 @@ from typing import Any
 
 import g4c.frontend
 
-PLE_WIDTH = 256
 CONFIGS = Path(g4c.frontend.__file__).with_name("configs")
 
 
@@ -29,16 +28,19 @@ class Layer:
 
 
 class ClosedForms:
-    """One variant."""
+    """One variant, or the text section of another config."""
 
-    def __init__(self, variant: str) -> None:
-        text: dict[str, Any] = json.loads((CONFIGS / f"{variant}.json").read_text())["text_config"]
-        self.text = text
+    def __init__(self, variant: str | dict[str, Any]) -> None:
+        text = (
+            json.loads((CONFIGS / f"{variant}.json").read_text())["text_config"]
+            if isinstance(variant, str)
+            else variant
+        )
+        self.text: dict[str, Any] = text
         self.h, self.heads, self.vocab = text["hidden_size"], text["num_attention_heads"], text["vocab_size"]
         self.ple = text["hidden_size_per_layer_input"]
         self.experts = text.get("num_experts") or 0
         self.top_k, self.expert_width = text.get("top_k_experts") or 0, text.get("moe_intermediate_size") or 0
-        assert self.ple in (0, PLE_WIDTH)
 
     @cached_property
     def layers(self) -> list[Layer]:
