@@ -35,11 +35,11 @@ _CHANGES: dict[str, tuple[str, int, dict[str, Any]]] = {
 SMALL_VARIANTS = tuple(_CHANGES)
 
 
-def small_variant(name: str, directory: Path) -> ModelConfig:
-    """The config of a small variant, written to and loaded from `directory`."""
+def small_variant(name: str, directory: Path, **further: object) -> ModelConfig:
+    """The config of a small variant with `further` changes, written to and loaded from `directory`."""
     variant, layers, changes = _CHANGES[name]
     text = VARIANTS[variant].config_json()["text_config"]
     text |= {"num_hidden_layers": layers, "layer_types": text["layer_types"][:layers]}
     path = directory / f"{name}.json"
-    path.write_text(json.dumps({"architectures": ["Gemma4ForCausalLM"], **text, **_WIDTHS, **changes}))
+    path.write_text(json.dumps({"architectures": ["Gemma4ForCausalLM"], **text, **_WIDTHS, **changes, **further}))
     return load_model_config(str(path))
