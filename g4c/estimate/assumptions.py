@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 from g4c.estimate.kv import RESERVE_BYTES
 from g4c.estimate.machines import Cores
 from g4c.estimate.timing import COLLECTIVE_BANDWIDTH, COLLECTIVE_SECONDS
+from g4c.passes.pipeline import Pipeline
 
 if TYPE_CHECKING:
-    from g4c.estimate.options import EstimateOptions
     from g4c.frontend.config import ModelConfig
 
 
-def assumptions(config: ModelConfig, cores: Cores, options: EstimateOptions) -> tuple[str, ...]:
+def assumptions(config: ModelConfig, cores: Cores, tp: int, dtype: str, pipeline: Pipeline) -> tuple[str, ...]:
     """Everything that the modelled figures assume."""
     chip, instance = cores.instance.chip, cores.instance
-    figures = f"{cores.flops / 1e12:.1f} TFLOPS in {options.dtype}, {cores.bandwidth / 1e9:.0f} GB/s"
+    figures = f"{cores.flops / 1e12:.1f} TFLOPS in {dtype}, {cores.bandwidth / 1e9:.0f} GB/s"
     lines = [
         "modelled figures are bounds from documented peaks; nothing was measured on a device",
         f"a logical core has its even share of a {chip.name} ({chip.source}): {figures}, "
@@ -46,8 +46,13 @@ def assumptions(config: ModelConfig, cores: Cores, options: EstimateOptions) -> 
     if config.moe is not None:
         experts, top_k = config.moe.num_experts, config.moe.top_k
         lines.append(f"an execution over n tokens reads min({experts}, {top_k} n) experts, the most that n tokens need")
-    if options.tp > 1:
-        lines += _sharding_assumptions(options.tp)
+    if "rebuild-keys" in pipeline.names:
+        lines.append(
+            "K is rebuilt from V beside the contractions, on the chip and in no time, which flatters it: see the "
+            "activation traffic for what it moves at most"
+        )
+    if tp > 1:
+        lines += _sharding_assumptions(tp)
     return tuple(lines)
 
 

@@ -175,7 +175,7 @@ class _Estimator:
             kv=self.kv(),
             passes=effects,
             timing=self.timing(works),
-            assumptions=assumptions(self.config, self.cores, options),
+            assumptions=assumptions(self.config, self.cores, options.tp, options.dtype, self.pipeline),
         )
 
     @property
@@ -258,7 +258,7 @@ class _Estimator:
 
     def kv(self) -> KvFigures:
         options = self.options
-        windowed = "window-kv-cache" in self.pipeline.names
+        windowed, rebuilt = (name in self.pipeline.names for name in ("window-kv-cache", "rebuild-keys"))
         choice = choose_kv(
             self.config,
             target=self.cores.instance.chip.target,
@@ -267,12 +267,12 @@ class _Estimator:
             dtype=DTYPES[options.dtype],
             tp=options.tp,
             windowed=windowed,
-            activations=self.peak,
+            activations=0 if rebuilt else self.peak,
         )
         advice = None
-        if choice.kind == "v-only" and choice.fits:
+        if choice.kind == "v-only" and not rebuilt:
             advice = f"--kv v-only: {choice.reason}"
-        return KvFigures(kv_per_token(self.config, DTYPES[options.dtype]), windowed, choice, advice)
+        return KvFigures(kv_per_token(self.config, DTYPES[options.dtype]), windowed, rebuilt, choice, advice)
 
     def timing(self, works: dict[str, ProgramWork]) -> TimingFigures:
         prompt = self.options.prompt_tokens

@@ -107,9 +107,20 @@ def rope_table_bytes(config: ModelConfig, context: int, dtype: DType) -> int:
     return sum(2 * context * (rope.head_dim // 2) * dtype.bits // 8 for rope in config.rope.values())
 
 
+def rebuilt_bytes(config: ModelConfig, context: int, dtype: DType, *, batch: int = 1, tp: int = 1) -> int:
+    """Bytes of K while it is rebuilt, one layer at a time, op by op: V times the norm's weight, and that rotated."""
+    layers = (layer for layer in cached_layers(config, KvLayout()) if layer.k_eq_v)
+    sizes = (position_bytes(layer, dtype, "v-only") * head_share(layer.kv_heads, tp) for layer in layers)
+    return int(2 * batch * context * max(sizes, default=0))
+
+
 @dataclass(frozen=True)
 class KvChoice:
-    """What to cache, why, and the bytes per core that decided."""
+    """What to cache, why, and the bytes per core that decided.
+
+    `other_bytes`: weights, microcode and reserve; `full_bytes`, `v_only_bytes`: caches; `rebuilt_bytes`: what V alone
+    needs besides.
+    """
 
     kind: KvKind
     reason: str
@@ -118,6 +129,7 @@ class KvChoice:
     other_bytes: int
     full_bytes: int
     v_only_bytes: int
+    rebuilt_bytes: int
 
 
 def choose_kv(
@@ -133,27 +145,30 @@ def choose_kv(
 ) -> KvChoice:
     """Cache K and V if both fit a core's memory, V alone where K can be rebuilt if only that fits.
 
-    V alone costs arithmetic (K is rebuilt at every execution), so memory decides and nothing else. `target`: trn1,
-    inf2, trn2, trn3; any other (cpu) has all the memory that it needs. `windowed`: sliding layers have rings.
-    `activations`: bytes that are known to be needed for them, RESERVE_BYTES at least.
+    V alone costs arithmetic (K is rebuilt at every execution), so memory decides and nothing else; where neither fits,
+    K and V stay. `target`: trn1, inf2, trn2, trn3; any other (cpu) has all the memory that it needs. `windowed`:
+    sliding layers have rings. `activations`: bytes known to be needed for them, where K and V are cached.
     """
     layouts = (KvLayout(windowed=windowed, kind="full"), KvLayout(windowed=windowed, kind="v-only"))
     full, v_only = (kv_bytes(config, context, dtype, layout, batch=batch, tp=tp) for layout in layouts)
-    weights = decoder_bytes(config, dtype, tp) + rope_table_bytes(config, context, dtype)
+    rebuilt = rebuilt_bytes(config, context, dtype, batch=batch, tp=tp)
+    other = decoder_bytes(config, dtype, tp) + rope_table_bytes(config, context, dtype)
     chip = CHIPS.get(target)
     if chip is None:
-        return KvChoice("full", f"{target} sets no limit to memory", True, None, weights, full, v_only)
+        return KvChoice("full", f"{target} sets no limit to memory", True, None, other, full, v_only, rebuilt)
     memory = chip.hbm // chip.logical_cores
-    other = weights + MICROCODE_BYTES * chip.cores_per_logical + max(RESERVE_BYTES, activations)
+    other += MICROCODE_BYTES * chip.cores_per_logical + max(RESERVE_BYTES, activations)
     free = memory - other
     need = f"weights and reserve take {other / 1e9:.2f} of a core's {memory / 1e9:.2f} GB, K and V {full / 1e9:.2f} GB"
+    alone = f"V alone on full layers {v_only / 1e9:.2f} GB and {rebuilt / 1e9:.2f} GB to rebuild K"
+    kind: KvKind = "full"
     if full <= free:
-        return KvChoice("full", f"K and V fit: {need}", True, memory, other, full, v_only)
-    if v_only == full:
-        return KvChoice("full", f"no layer's K can be rebuilt from V, and {need}", False, memory, other, full, v_only)
-    alone = f"V alone on full layers {v_only / 1e9:.2f} GB"
-    if v_only <= free:
-        return KvChoice("v-only", f"only V fits: {need}, {alone}", True, memory, other, full, v_only)
-    if free <= 0:
-        return KvChoice("full", f"the weights alone do not fit: {need}", False, memory, other, full, v_only)
-    return KvChoice("v-only", f"neither fits: {need}, {alone}", False, memory, other, full, v_only)
+        verdict = f"K and V fit: {need}"
+    elif not rebuilt:
+        verdict = f"K and V do not fit, and no layer's K can be rebuilt from V: {need}"
+    elif v_only + rebuilt <= free:
+        kind, verdict = "v-only", f"only V fits: {need}, {alone}"
+    else:
+        verdict = f"neither K and V fit nor V alone: {need}, {alone}"
+    fits = full <= free or kind == "v-only"
+    return KvChoice(kind, verdict, fits, memory, other, full, v_only, rebuilt)

@@ -1,9 +1,9 @@
 """How much memory the activations of a program need: bytes alive at once, at the worst moment.
 
 In: a module and a program of it. Out: bytes. Invariant: weights, constants and caches do not count (caches are updated
-in place), a reshape or a split into tiles is the same memory, and during an op its operands and its results are alive;
-a program's inputs are alive until its end, results from where they are computed. Cutting a program into layer functions
-changes nothing.
+in place); a reshape, a broadcast or a split into tiles is the same memory; during an op its operands and results are
+alive; a program's inputs are alive until its end, results from where they are computed. Cutting a program into layer
+functions changes nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Collection
 
 from g4c.ir.module import Function, Module
 from g4c.ir.op import Op, Value
-from g4c.ir.ops import CallOp, ConstantOp, KvUpdateOp, LoadWeightOp, ReshapeOp, SplitTilesOp
+from g4c.ir.ops import BroadcastOp, CallOp, ConstantOp, KvUpdateOp, LoadWeightOp, ReshapeOp, SplitTilesOp
 
 
 def peak_activation_bytes(module: Module, program: Function) -> int:
@@ -53,7 +53,7 @@ class _Memory:
         """Give the results of `op` memory: their own, or another value's."""
         if isinstance(op, LoadWeightOp | ConstantOp):
             self.static.update(op.results)
-        elif isinstance(op, ReshapeOp | SplitTilesOp):
+        elif isinstance(op, BroadcastOp | ReshapeOp | SplitTilesOp):
             self.roots |= dict.fromkeys(op.results, self.root(op.x))
         elif isinstance(op, KvUpdateOp) and self.root(op.cache) in self.static:
             self.roots[op.result] = self.root(op.cache)

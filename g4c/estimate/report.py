@@ -152,6 +152,8 @@ def _kv(e: Estimate) -> Iterator[str]:
     yield from table([(name, f"{count:,}") for name, count in rows])
     if not kv.windowed:
         yield "  without window-kv-cache in the pipeline, sliding layers grow, too"
+    if kv.rebuilt:
+        yield "  rebuild-keys is in the pipeline: V alone is cached where K can be rebuilt"
     yield f"  {kv.choice.reason}"
     if kv.recommendation is not None:
         yield "  recommended: --kv v-only"

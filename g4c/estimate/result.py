@@ -163,10 +163,14 @@ class PassEffect:
 
 @dataclass(frozen=True)
 class KvFigures:
-    """K and V: bytes per token of the config's layers, and whether they fit."""
+    """K and V: bytes per token of the config's layers, whether they fit, and what the pipeline makes of them.
+
+    `windowed`: rings on sliding layers; `rebuilt`: V alone where K can be rebuilt.
+    """
 
     per_token: KvPerToken
     windowed: bool
+    rebuilt: bool
     choice: KvChoice
     recommendation: str | None
 

@@ -183,25 +183,33 @@ def test_tensor_parallelism_is_an_even_split_with_heads_replicated(
     assert "5 us" in text
 
 
+RINGS = "canonicalize,precompute-rope,eliminate-shared-kv,window-kv-cache"
+
+
 @pytest.mark.parametrize(
-    ("pipeline", "recommended"), [("canonicalize,precompute-rope,window-kv-cache", True), ("precompute-rope", False)]
+    ("pipeline", "recommended", "fits"),
+    [(RINGS, True, False), (f"{RINGS},rebuild-keys", False, True), ("canonicalize,precompute-rope", False, False)],
 )
-def test_v_only_is_recommended_where_it_alone_fits(tmp_path: Path, pipeline: str, recommended: bool) -> None:
-    """12B's heads in six narrow layers, with so many sequences that K and V fill a core; without rings V does, too."""
+def test_v_only_is_recommended_where_it_alone_fits(
+    tmp_path: Path, pipeline: str, recommended: bool, fits: bool
+) -> None:
+    """12B's heads in narrow layers, with so many sequences that K and V fill a core; without rings V does, too."""
     config = VARIANTS["12b"].config_json()
     text = config["text_config"]
-    text |= {"num_hidden_layers": 6, "layer_types": text["layer_types"][:6], "hidden_size": 16}
+    text |= {"num_hidden_layers": 24, "layer_types": text["layer_types"][:24], "hidden_size": 16}
     text |= {"intermediate_size": 16, "vocab_size": 64}
     path = tmp_path / "config.json"
     path.write_text(json.dumps(config))
-    options = EstimateOptions(str(path), context=262144, buckets=(16,), pipeline=pipeline, batch=44)
+    options = EstimateOptions(str(path), context=131072, buckets=(16,), pipeline=pipeline, batch=20)
     estimate = estimate_model(options, Silent())
-    assert (estimate.kv.recommendation is not None) == recommended, estimate.kv.choice.reason
-    assert ("recommended: --kv v-only" in report(estimate)) == recommended
-    assert "DOES NOT FIT" in report(estimate)
     choice, memory = estimate.kv.choice, estimate.memory
-    assert choice.full_bytes == memory.cache_bytes
-    assert choice.other_bytes == memory.total_bytes - memory.cache_bytes
+    assert (estimate.kv.recommendation is not None) == recommended, choice.reason
+    assert ("recommended: --kv v-only" in report(estimate)) == recommended
+    assert memory.cache_bytes == (choice.v_only_bytes if estimate.kv.rebuilt else choice.full_bytes)
+    assert estimate.kv.rebuilt or choice.other_bytes == memory.total_bytes - memory.cache_bytes
+    assert not estimate.kv.rebuilt or choice.rebuilt_bytes <= memory.peak_activation_bytes <= 1.1 * choice.rebuilt_bytes
+    assert memory.fits == fits
+    assert ("DOES NOT FIT" in report(estimate)) != fits
 
 
 def test_float32_doubles_bytes(estimated: Callable[..., Estimate], forms: ClosedForms) -> None:
