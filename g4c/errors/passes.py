@@ -123,4 +123,20 @@ CATALOGUE: dict[str, Entry] = {
         "New rows, queries and the positions that slots hold must go by one and the same value, or it is not known\n"
         "whether a ring holds what the window sees.",
     ),
+    "G4C-P090": Entry(
+        "a program's result is not known to be logits",
+        "split-logits replaces logits, which it knows by what they are: the only result beside caches of a program that\n"
+        "embeds tokens, the product of a stored head onto the vocabulary of that embedding, softcapped or not. It comes\n"
+        "before passes that take the head apart (tile-contractions, split-matvec).",
+    ),
+    "G4C-P091": Entry(
+        "split-logits cannot give so many candidates",
+        "`k` is at least 1 and at most the number of tokens of the vocabulary.",
+        2,
+    ),
+    "G4C-P092": Entry(
+        "programs give another number of candidates already",
+        "split-logits was run with another `k`. The logits are gone; start from the module before it.",
+        2,
+    ),
 }

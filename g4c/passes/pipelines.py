@@ -20,6 +20,7 @@ from g4c.passes.precompute_rope import PrecomputeRope
 from g4c.passes.prune_prefill import PrunePrefill
 from g4c.passes.rebuild_keys import RebuildKeys
 from g4c.passes.specialize_layers import SpecializeLayers
+from g4c.passes.split_logits import SplitLogits
 from g4c.passes.split_matvec import SplitMatvec
 from g4c.passes.window_kv_cache import WindowKvCache
 
@@ -34,6 +35,7 @@ _ALL: tuple[type[Pass], ...] = (
     PrecomputePle,
     FoldNorms,
     FuseProjections,
+    SplitLogits,
     Cse,
     Dce,
     InlineLayers,
