@@ -62,7 +62,7 @@ def _sharding_assumptions(tp: int) -> list[str]:
     return [
         f"tensor parallelism over {tp} cores is modelled, g4c has no pass for it yet: matrices, tables, experts and "
         "query heads are split evenly; K/V projections and caches by KV head, at least one per core, so they are "
-        "replicated where there are fewer; vectors are replicated; activations count in full on every core",
+        "replicated where there are fewer; vectors are replicated, and activations that have no axis of heads",
         "per layer an all-reduce follows o_proj, down_proj (of experts, too) and the per-layer-input projection, an "
         "all-gather the whole model's per-layer-input projection and the logits; each takes "
         f"{seconds}, {sent}, and overlaps with nothing",

@@ -184,8 +184,8 @@ class _Estimator:
 
     @property
     def peak(self) -> int:
-        """Bytes of activations, of the program that needs most."""
-        return max(peak_activation_bytes(self.module, program) for program in self.module.programs)
+        """Bytes of activations on one core, of the program that needs most."""
+        return max(peak_activation_bytes(self.module, p, self.options.tp) for p in self.module.programs)
 
     def machine(self) -> MachineFigures:
         cores, chip = self.cores, self.cores.instance.chip
@@ -211,7 +211,7 @@ class _Estimator:
             tokens=work.tokens,
             total=work_figures("all", layers, work),
             layer_kinds=tuple(work_figures(s.name, s.layers, s.work) for s in work.sections()),
-            peak_activation_bytes=peak_activation_bytes(self.module, self.module.functions[work.name]),
+            peak_activation_bytes=peak_activation_bytes(self.module, self.module.functions[work.name], self.options.tp),
             modelled_compute_seconds=time.compute,
             modelled_bandwidth_seconds=time.bandwidth,
             modelled_collective_seconds=time.collectives,

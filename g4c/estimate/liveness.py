@@ -10,15 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from g4c.estimate.sharding import head_share
 from g4c.ir.module import Function, Module
 from g4c.ir.op import Op, Value
 from g4c.ir.ops import BroadcastOp, CallOp, ConstantOp, KvUpdateOp, LoadWeightOp, ReshapeOp, SplitTilesOp
 
 
-def peak_activation_bytes(module: Module, program: Function) -> int:
-    """The most bytes of activations that are alive at once in one execution of `program`, calls included."""
+def peak_activation_bytes(module: Module, program: Function, tp: int = 1) -> int:
+    """The most bytes of activations that are alive at once in one execution of `program`, calls included.
+
+    With tp > 1 those of one core: attention's [b, s, heads, d] are split by heads, all else is held in full.
+    """
     inputs = sum(param.type.nbytes for param in program.params if param.cache is None)
-    return inputs + _Memory(module, program, {param for param in program.params if param.cache is not None}).peak()
+    static: set[Value] = {param for param in program.params if param.cache is not None}
+    return inputs + _Memory(module, program, static, tp).peak()
 
 
 class _Memory:
@@ -27,8 +32,9 @@ class _Memory:
     `static`: parameters that are weights or caches.
     """
 
-    def __init__(self, module: Module, function: Function, static: set[Value]) -> None:
+    def __init__(self, module: Module, function: Function, static: set[Value], tp: int) -> None:
         self.module = module
+        self.tp = tp
         self.function = function
         self.static = set(static)
         self.roots: dict[Value, Value] = {}
@@ -60,13 +66,17 @@ class _Memory:
         elif isinstance(op, CallOp):
             self.enter_call(op)
         else:
-            self.sizes.update((value, value.type.nbytes) for value in op.results)
+            self.sizes.update((value, self.size(op, value)) for value in op.results)
+
+    def size(self, op: Op, value: Value) -> int:
+        heads = value.type.rank == 4 and ".self_attn" in op.loc.path
+        return int(value.type.nbytes * head_share(value.shape[2], self.tp)) if heads else value.type.nbytes
 
     def enter_call(self, op: CallOp) -> None:
         callee = self.module.functions[op.callee.name]
         passed = {p: self.root(a) for p, a in zip(callee.params, op.args, strict=True)}
         static: set[Value] = {param for param, root in passed.items() if root in self.static}
-        inner = self.inner[op] = _Memory(self.module, callee, static)
+        inner = self.inner[op] = _Memory(self.module, callee, static, self.tp)
         for value, result in zip(op.results, callee.results, strict=True):
             root = inner.root(result.value)
             if root in passed:

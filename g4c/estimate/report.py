@@ -112,7 +112,7 @@ def _changes(effect: PassEffect, programs: Sequence[str]) -> Iterator[tuple[str,
         new = after[what]
         if abs(new - old) * 1000 >= max(old, 1):
             show = gflop if what.startswith(_PER_PROGRAM["flops"]) else size
-            yield what, show(old), show(new), f"{100 * (new - old) / old:+.1f} %" if old else ""
+            yield what, show(old), show(new), change(old, new)
 
 
 def _figures(state: State, programs: Sequence[str]) -> dict[str, int]:
@@ -217,6 +217,12 @@ def gflop(count: int) -> str:
 
 def ms(seconds: float) -> str:
     return f"{seconds * 1e3:,.3f} ms"
+
+
+def change(old: int, new: int) -> str:
+    if not old:
+        return "new"
+    return f"x {new / old:,.0f}" if new >= 10 * old else f"{100 * (new - old) / old:+.1f} %"
 
 
 def percent(part: int, whole: int) -> str:

@@ -34,7 +34,10 @@ class WorkFigures:
 
 @dataclass(frozen=True)
 class ProgramFigures:
-    """One program. Modelled figures are of one execution on the cores that share it."""
+    """One program; `peak_activation_bytes` on one core. Modelled figures are of one execution on all cores.
+
+    What a program does (`total`, `layer_kinds`) does not depend on how many cores share it.
+    """
 
     name: str
     tokens: int

@@ -162,6 +162,16 @@ def test_a_reshape_is_the_same_memory() -> None:
     assert peak_activation_bytes(module, function) == 4 * 64
 
 
+def test_cores_split_what_has_heads() -> None:
+    module, function, b = empty()
+    x = function.add_param("x", tensor(1, 4, 2, 8))
+    b.loc = Loc("model.layers.0.self_attn.k_norm")
+    y = b.emit(NegOp(x))
+    b.loc = Loc("model")
+    finish(function, b.emit(NegOp(y)))
+    assert [peak_activation_bytes(module, function, tp) for tp in (1, 2, 4)] == [3 * 128, 2 * 128 + 64, 2 * 128 + 64]
+
+
 def called_twice() -> tuple[Module, Function, Module, Function]:
     """The same program with and without layer functions; the layer needs more inside than at its borders."""
     whole, flat, b = empty("p")

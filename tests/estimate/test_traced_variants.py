@@ -22,14 +22,11 @@ from g4c.frontend.trace import TraceOptions, trace_programs
 from g4c.ir.module import Module
 from g4c.passes.manager import PassRun, PipelineOptions, run_pipeline
 from g4c.passes.pipeline import parse_pipeline
+from g4c.passes.pipelines import DEFAULT_PIPELINE
 
 VARIANTS = ("e2b", "e4b", "12b", "26b-a4b", "31b")
 TOKENS = 4096
 PREFILL = f"prefill_{TOKENS}"
-PIPELINE = (
-    "canonicalize,precompute-rope,eliminate-shared-kv,window-kv-cache,prune-prefill,precompute-ple,fold-norms,"
-    "fuse-projections,canonicalize,cse,dce,specialize-layers"
-)
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ def stages() -> Callable[[str], list[Stage]]:
                 found.append(Stage.of(module, done) if run.modified else replace(found[-1], done=done))
 
             watch = PipelineOptions(verify_each=False, repro_dir=None, after_pass=observe, sink=lambda _: None)
-            run_pipeline(module, parse_pipeline(PIPELINE), watch)
+            run_pipeline(module, parse_pipeline(DEFAULT_PIPELINE), watch)
             made[variant] = found
         return made[variant]
 
