@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("file", metavar="FILE", help="an IR file, such as a dump; - reads stdin")
-    add("--pipeline", metavar="PASSES", help="passes to run (default: what the file's first line says)")
+    named = "passes to run, or default, cpu, tiled for all of one (default: what the file's first line says)"
+    add("--pipeline", metavar="PASSES", help=named)
     add("--dump-dir", type=Path, metavar="DIR", help="write the IR after every pass into this directory")
     add("--verify-each", action=argparse.BooleanOptionalAction, default=True, help="verify around every pass")
     add("--check-numerics", action="store_true", help="interpret the module before and after every pass and compare")
@@ -43,12 +44,13 @@ def execute(options: argparse.Namespace) -> int:
     from g4c.ir.printer import print_module
     from g4c.passes.manager import PipelineOptions, run_pipeline
     from g4c.passes.pipeline import header_pipeline, parse_pipeline
+    from g4c.passes.pipelines import NAMED_PIPELINES
 
     module = parse_module(text, file=options.file)
     if options.why_not is not None:
         return _why_not(module, options.why_not)
     if options.pipeline is not None:
-        pipeline = parse_pipeline(options.pipeline)
+        pipeline = parse_pipeline(NAMED_PIPELINES.get(options.pipeline, options.pipeline))
     else:
         pipeline = parse_pipeline(header_pipeline(text) or "", resumed=True)
     watch = PipelineOptions(

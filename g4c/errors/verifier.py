@@ -63,4 +63,11 @@ CATALOGUE: dict[str, Entry] = {
         "the interpreter was given no array, or one of the wrong shape or dtype",
         "Every parameter, and every weight without a constant value, needs an array of exactly its declared type.",
     ),
+    "G4C-V040": Entry(
+        "a tiled module holds a contraction that is not in tiles",
+        "Above the graph level every linear op, matmul, attention and mixture of experts is in tiles, or the module's\n"
+        "attribute g4.untiled names its kind and says why (`g4.matmul: ...`). Passes that run after tile-contractions\n"
+        "may not bring in others.",
+        4,
+    ),
 }

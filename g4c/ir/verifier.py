@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from g4c.errors import G4cError
-from g4c.ir.levels import LEGAL_OPS
+from g4c.ir.levels import LEGAL_OPS, UNTILED, unrecorded
 from g4c.ir.module import Function, Module
 from g4c.ir.op import InvalidOpError, Op, Value, attribute_mismatch
 from g4c.ir.ops.structure import CallOp, LoadWeightOp
@@ -92,6 +92,9 @@ def _check_tables(module: Module) -> Iterator[Finding]:
             if name in seen:
                 yield Finding("G4C-V008", f"{name} is both a {seen[name]} and a {kind}")
             seen[name] = kind
+    for contraction in unrecorded(module):
+        message = f"{contraction.mnemonic} is not in tiles, and the attribute {UNTILED} gives no reason"
+        yield Finding("G4C-V040", message)
     if "level" in module.attributes:
         yield Finding("G4C-V008", "the attribute level is the module's level; it cannot be set beside it")
 

@@ -1,7 +1,7 @@
 """All passes, and the pipelines that g4c runs, on one page.
 
 In: nothing. Out: `PASSES` by name, `DEFAULT_PIPELINE` (what `g4c compile` runs), `CPU_PIPELINE` (what makes the CPU
-backend's own form of a program).
+backend's own form of a program), `TILED_PIPELINE` (what kernels are made from), and their names.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from g4c.passes.rebuild_keys import RebuildKeys
 from g4c.passes.specialize_layers import SpecializeLayers
 from g4c.passes.split_logits import SplitLogits
 from g4c.passes.split_matvec import SplitMatvec
+from g4c.passes.tile_contractions import TileContractions
 from g4c.passes.window_kv_cache import WindowKvCache
 
 _ALL: tuple[type[Pass], ...] = (
@@ -39,6 +40,7 @@ _ALL: tuple[type[Pass], ...] = (
     Cse,
     Dce,
     InlineLayers,
+    TileContractions,
     SplitMatvec,
     MaskKvUpdates,
 )
@@ -54,6 +56,16 @@ DEFAULT_PIPELINE = (
 
 # What makes the CPU backend's own form of a program, on top of the default.
 CPU_PIPELINE = "split-matvec,mask-kv-updates"
+
+# What kernels are made from.
+TILED_PIPELINE = f"{DEFAULT_PIPELINE},tile-contractions"
+
+# What may stand for a whole pipeline on the command line.
+NAMED_PIPELINES = {
+    "default": DEFAULT_PIPELINE,
+    "cpu": f"{DEFAULT_PIPELINE},{CPU_PIPELINE}",
+    "tiled": TILED_PIPELINE,
+}
 
 
 def pass_summaries() -> list[tuple[str, str]]:

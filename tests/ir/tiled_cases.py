@@ -43,7 +43,6 @@ def tiled(
             attention.window,
             segments,
             schedule,
-            "",
         )
 
     def oracle(*tensors: Tensor) -> Tensor:
@@ -130,7 +129,6 @@ def attention(
             window,
             segments,
             schedule,
-            "",
         )
 
     return make

@@ -117,7 +117,6 @@ class TiledAttentionOp(Op):
     window: int
     segments: tuple[str, ...]
     schedule: tuple[str, ...]
-    why: str
 
     def infer(self) -> tuple[TensorType, ...]:
         require(len(self.q) > 0, "q has no tiles")
