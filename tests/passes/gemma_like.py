@@ -7,7 +7,7 @@ write K and V that nobody reads. Locations are Hugging Face's module paths.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -31,14 +31,16 @@ def inverse_frequencies(kind: str, dim: int | None = None) -> np.ndarray:
     return frequencies.astype(np.float32)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class GemmaLike:
     """Sizes of the model. `pattern`: one letter per layer, S or F; the last `shared` layers read their donor's cache.
 
     `donors`: which layer's cache each layer reads, where that is not the last own one of its kind. `shared_write`:
     shared layers write their own caches; without it what they compute for them is dead. `kv_heads`, `full_kv_heads`:
-    on sliding and on full layers, 0: the same. `head_dims`: likewise. `ple`: 0 for none. `logit_rows`: how many rows a
-    prefill gives logits of, 0: as many as it has. `k_eq_v`: kinds of layers whose V is k_proj's.
+    on sliding and on full layers, 0: the same. `head_dims`: likewise. `ple`: 0 for none. `mlp_norms`: whether there are
+    norms before and after the MLP and after the per-layer input, too; without them a deep model's values explode.
+    `logit_rows`: how many rows a prefill gives logits of, 0: as many as it has. `k_eq_v`: kinds of layers whose V is
+    k_proj's.
     """
 
     pattern: str = "SSFSF"
@@ -58,18 +60,9 @@ class GemmaLike:
     logit_rows: int = 1
     shared_write: bool = True
     k_eq_v: str = ""
+    mlp_norms: bool = False
     donors: tuple[int, ...] = ()
     dtype: DType = DType.F32
-
-    def __repr__(self) -> str:
-        """Python that makes it again: what is not the default."""
-        values = ((entry, getattr(self, entry.name)) for entry in fields(self))
-        given = [
-            f"{entry.name}={value}" if isinstance(value, DType) else f"{entry.name}={value!r}"
-            for entry, value in values
-            if value != entry.default
-        ]
-        return f"GemmaLike({', '.join(given)})"
 
     @property
     def layers(self) -> int:
@@ -209,15 +202,21 @@ class _Program:
         y = self.norm(y, f"{name}.post_attention_layernorm")
         self.at(path)
         x = self.emit(ops.AddOp(x, y))
+        y = self.mlp_norm(x, name, "pre_feedforward_layernorm")
         self.at(f"{path}.mlp")
         width = sizes.mlp * (2 if sizes.shares(layer) else 1)
-        gate, up = (self.linear(x, f"{name}.mlp.{part}_proj", width) for part in ("gate", "up"))
+        gate, up = (self.linear(y, f"{name}.mlp.{part}_proj", width) for part in ("gate", "up"))
         y = self.linear(self.emit(ops.GatedGeluOp(gate, up)), f"{name}.mlp.down_proj", sizes.hidden)
+        y = self.mlp_norm(y, name, "post_feedforward_layernorm")
         self.at(path)
         x = self.emit(ops.AddOp(x, y))
         if ple is not None:
             x = self.add_per_layer_input(layer, x, ple)
         return self.emit(ops.MulOp(x, self.weight(f"{name}.layer_scalar", 1)))
+
+    def mlp_norm(self, x: Value, name: str, norm: str) -> Value:
+        self.at(f"model.{name}.{norm}")
+        return self.norm(x, f"{name}.{norm}") if self.sizes.mlp_norms else x
 
     def add_per_layer_input(self, layer: int, x: Value, ple: Value) -> Value:
         sizes, path, name = self.sizes, f"model.layers.{layer}", f"layers.{layer}"
@@ -227,6 +226,7 @@ class _Program:
         self.at(f"{path}.per_layer_input_gate")
         gate = self.linear(x, f"{name}.per_layer_input_gate", sizes.ple)
         y = self.linear(self.emit(ops.GatedGeluOp(gate, own)), f"{name}.per_layer_projection", sizes.hidden)
+        y = self.mlp_norm(y, name, "post_per_layer_input_norm")
         self.at(path)
         return self.emit(ops.AddOp(x, y))
 

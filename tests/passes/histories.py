@@ -1,8 +1,9 @@
 """Histories: many executions in a row over one set of caches, as a runtime would make them.
 
-A history is a list of `Call`s. `logits_of` runs one on the reference interpreter and gives the logits of every token
-that was fed, so that two forms of a module can be compared whatever their caches look like. The caches start out full
-of garbage, and differently so for each form: what was never written must not be seen.
+A history is a list of `Call`s. `results_of` runs one on the reference interpreter and gives the results of every row
+that was asked for, `logits_of` the logits among them, so that two forms of a module can be compared whatever their
+caches look like. The caches start out full of garbage, and differently so for each form: what was never written must
+not be seen.
 """
 
 from __future__ import annotations
@@ -35,6 +36,15 @@ class Call:
         rows = np.arange(self.length)
         starts, counts = (np.array(x)[:, None] for x in (self.starts, self.counts))
         return np.where(rows < counts, starts + rows, -1).astype(np.int32)
+
+    def rows(self, count: int) -> Array:
+        """[batch, count]: which rows to ask for. All if they are so many; else the last one fed, and any before it."""
+        if count == self.length:
+            return np.broadcast_to(np.arange(self.length, dtype=np.int32), (len(self.starts), count))
+        last = np.maximum(self.counts, 1)[:, None] - 1
+        rows = np.random.default_rng(self.starts).integers(0, last + 1, (len(last), count))
+        rows[:, -1:] = last
+        return rows.astype(np.int32)
 
 
 def single(chunks: Sequence[tuple[int, int]], *, start: int = 0) -> list[Call]:
@@ -73,12 +83,16 @@ def mild_weights(module: Module) -> dict[str, Array]:
     weights = sample_weights(module)
     for name, array in weights.items():
         if name.endswith("q_norm.weight"):
-            weights[name] = (array.astype(np.float32) / 16).astype(array.dtype)
+            weights[name] = (array.astype(np.float32) / np.sqrt(array.size)).astype(array.dtype)
     return weights
 
 
-def logits_of(module: Module, history: Sequence[Call], *, garbage: int = 0) -> list[Array]:
-    """Per call the logits [n, V] of the tokens that it was fed. A prefill must give the logits of all its rows."""
+def results_of(module: Module, history: Sequence[Call], *, garbage: int = 0) -> list[dict[str, Array]]:
+    """Per call the results by name [n, ...], caches aside, of the rows that were fed and are asked for.
+
+    A prefill whose `rows` are as many as it has is asked for all of them, another for random ones among those that are
+    fed, the last one always.
+    """
     weights = mild_weights(module)
     random = np.random.default_rng(garbage)
     caches: Mapping[str, Array] = {
@@ -90,12 +104,19 @@ def logits_of(module: Module, history: Sequence[Call], *, garbage: int = 0) -> l
     for call in history:
         positions = call.positions()
         inputs = {"token_ids": tokens.integers(0, 50, positions.shape).astype(np.int32), "positions": positions}
+        fed = positions >= 0
         if call.length > 1:
-            inputs["rows"] = np.broadcast_to(np.arange(call.length, dtype=np.int32), positions.shape)
+            inputs["rows"] = call.rows(module.functions[call.program].param("rows").shape[1])
+            fed = np.take_along_axis(fed, inputs["rows"], axis=1)
         results = dict(interpret(module, call.program, {**inputs, **caches}, weights))
-        found.append(results.pop("logits").astype(np.float32)[positions >= 0])
-        caches = results
+        caches = {name: results.pop(name) for name in module.caches}
+        found.append({name: array[fed] for name, array in results.items()})
     return found
+
+
+def logits_of(module: Module, history: Sequence[Call], *, garbage: int = 0) -> list[Array]:
+    """Per call the logits [n, V] of the rows that were fed and are asked for, see `results_of`."""
+    return [results["logits"].astype(np.float32) for results in results_of(module, history, garbage=garbage)]
 
 
 def worst(found: Sequence[Array], wanted: Sequence[Array]) -> float:
