@@ -93,9 +93,9 @@ def integer_bounds(module: Module, function: Function) -> dict[Value, tuple[str,
         elif isinstance(op, SelectRowsOp):
             enter(op.rows, "index", op.x.shape[1])
         elif isinstance(op, KvUpdateOp):
-            enter(op.positions, "position", op.cache.shape[1])
+            enter(op.positions, "position", _context(module, op.cache.shape[1]))
         elif isinstance(op, HeldPositionsOp):
-            enter(op.positions, "position", op.slots)
+            enter(op.positions, "position", _context(module, op.slots))
         elif isinstance(op, CallOp):
             callee = module.functions[op.callee.name]
             inner = integer_bounds(module, callee)
@@ -103,6 +103,12 @@ def integer_bounds(module: Module, function: Function) -> dict[Value, tuple[str,
                 if param in inner:
                     enter(argument, *inner[param])
     return bounds
+
+
+def _context(module: Module, slots: int) -> int:
+    """How many positions there are: what the module says, or as many as its longest cache holds. A ring wraps."""
+    declared = module.attributes.get("max_context")
+    return declared if isinstance(declared, int) else max([slots, *(c.type.shape[1] for c in module.caches.values())])
 
 
 def _history(module: Module, program: Function, seed: int) -> list[dict[str, Array]]:

@@ -1,4 +1,4 @@
-"""The default pipeline on traces of Hugging Face's code: E2B's exact figures, and a tiny model's numbers."""
+"""The pipelines on traces of Hugging Face's code: E2B's exact figures, and a tiny model's numbers."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ OWNERS = range(15)
 KINDS = ["sliding_own", "full_own", "sliding_shared", "full_shared"]
 LAYER_KINDS = [KINDS[(i % 5 == 4) + 2 * (i >= 15)] for i in range(LAYERS)]
 
+# What keeps every bit: no sum in another order, no rounding elsewhere.
+SHARING = "canonicalize,precompute-rope,eliminate-shared-kv,canonicalize,cse,dce,specialize-layers"
+
 
 def run(module: Module, pipeline: str) -> PipelineReport:
     return run_pipeline(module, parse_pipeline(pipeline), PipelineOptions(repro_dir=None))
@@ -51,7 +54,7 @@ def traced() -> Callable[[str], Module]:
 def test_figures(traced: Callable[[str], Module], variant: str, projection_weights: int) -> None:
     module = traced(variant)
     before = set(module.weights)
-    report = run(module, DEFAULT_PIPELINE)
+    report = run(module, SHARING)
     assert report.stats("specialize-layers") == {"layers": 2 * LAYERS, "kinds": 2 * 4}
     assert report.stats("eliminate-shared-kv") == {
         "layers": 20,
@@ -79,6 +82,26 @@ def test_figures(traced: Callable[[str], Module], variant: str, projection_weigh
     assert not norms
 
 
+def test_rings(traced: Callable[[str], Module]) -> None:
+    """Twelve of the fifteen owners slide. A prefill of 128 rows reads first: 512 slots are fewer than 512 + 127."""
+    module = traced("e2b")
+    report = run(module, SHARING.replace("shared-kv", "shared-kv,window-kv-cache"))
+    assert report.stats("window-kv-cache") == {
+        "caches": 24,
+        "slots_before": 24 * 2048,
+        "slots_after": 24 * 512,
+        "cache_bytes": 24 * (2048 - 512) * 256 * 2,
+        "attentions": 28,
+        "mixed": 0,
+    }
+    for layer in OWNERS:
+        shape = (1, 2048, 1, 512) if layer % 5 == 4 else (1, 512, 1, 256)
+        assert module.caches[f"layers.{layer}.k"].type.shape == module.caches[f"layers.{layer}.v"].type.shape == shape
+    prefill = [*LAYER_KINDS[:13], "sliding_donor", *LAYER_KINDS[14:]]
+    for name, kinds in (("prefill_128", prefill), ("decode", LAYER_KINDS)):
+        assert module.callees(module.functions[name]) == [f"{name}.{kind}" for kind in kinds]
+
+
 def test_rope_tables(traced: Callable[[str], Module]) -> None:
     module = traced("e2b")
     weight = module.weights["rope.full_attention.inv_freq"]
@@ -92,15 +115,23 @@ def test_rope_tables(traced: Callable[[str], Module]) -> None:
     assert module.weights["rope.full_attention.cos"].type.shape == (2048, 256)
 
 
-def test_the_pipeline_is_idempotent_and_invertible(traced: Callable[[str], Module]) -> None:
+def test_what_shares_keys_is_idempotent(traced: Callable[[str], Module]) -> None:
     module = traced("tiny-e2b")
-    run(module, DEFAULT_PIPELINE)
-    assert not run(module, DEFAULT_PIPELINE).modified
+    run(module, SHARING)
+    assert not run(module, SHARING).modified
+
+
+@pytest.mark.parametrize("pipeline", [SHARING, DEFAULT_PIPELINE], ids=["sharing", "default"])
+def test_the_pipeline_is_invertible(traced: Callable[[str], Module], pipeline: str) -> None:
+    """Inlined, a module has nothing left to do but to be cut up again."""
+    module = traced("tiny-e2b")
+    run(module, pipeline)
     wanted = structural_hash(module)
     run(module, FLATTEN)
     assert not [op for program in module.programs for op in program.ops_of(ops.CallOp)]
-    run(module, DEFAULT_PIPELINE)
+    report = run(module, pipeline)
     assert structural_hash(module) == wanted
+    assert {entry.entry for entry in report.runs if entry.modified} == {"specialize-layers"}
 
 
 def test_dumps_are_mlir(traced: Callable[[str], Module], tmp_path: Path) -> None:
@@ -108,7 +139,7 @@ def test_dumps_are_mlir(traced: Callable[[str], Module], tmp_path: Path) -> None
     module = traced("tiny-e2b")
     run_pipeline(module, parse_pipeline(DEFAULT_PIPELINE), PipelineOptions(dump_dir=tmp_path))
     dumps = sorted(tmp_path.iterdir())
-    assert len(dumps) == 8
+    assert len(dumps) == 1 + len(DEFAULT_PIPELINE.split(","))
     for path in dumps:
         with ir.Context() as context:
             context.allow_unregistered_dialects = True
@@ -117,11 +148,11 @@ def test_dumps_are_mlir(traced: Callable[[str], Module], tmp_path: Path) -> None
 
 @pytest.mark.parametrize("dtype", [DType.F32, DType.BF16])
 def test_the_numbers_of_every_pass(dtype: DType) -> None:
-    """Every pass of the default and the Neuron pipeline leaves all logits and caches as they were, bit for bit."""
+    """What keeps every bit says so: all logits and caches stay as they were, bit for bit."""
     options = TraceOptions(buckets=(16,), max_context=32, batch=2, dtype=dtype)
     module = trace_programs(load_model_config("tiny-e2b"), options)
     check = NumericsCheck(module)
-    steps = parse_pipeline(f"{DEFAULT_PIPELINE},{FLATTEN}")
+    steps = parse_pipeline(f"{SHARING},{FLATTEN}")
     for step in steps.entries:
         if run(module, str(step)).modified:
             for program, wanted in check.wanted.items():
