@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from g4c.frontend.checkpoint import CheckpointIndex
     from g4c.frontend.config import ModelConfig
     from g4c.ir.module import Module
+    from g4c.passes.pipeline import Pipeline
 
 _COMPANIONS = (
     "tokenizer.json",
@@ -35,6 +36,7 @@ _COMPANIONS = (
     "chat_template.jinja",
     "generation_config.json",
 )
+_CUTS = ("specialize-layers", "tile-contractions")  # from there on a program is not whole, or not at GRAPH level
 
 
 class Phase(Protocol):
@@ -133,6 +135,7 @@ def _build(run: _Run, writer: BundleWriter, checkpoint: CheckpointIndex | None) 
         "pipeline": pipeline,
         "target": options.target,
         "dtype": DTYPES[options.dtype].mlir,
+        "vocabulary": run.config.vocab_size,
         "batch": options.batch,
         "max_context": options.max_context,
         "bos_token_id": run.config.bos_token_id,
@@ -161,16 +164,27 @@ def _trace(run: _Run) -> Module:
 def _run_passes(run: _Run, module: Module) -> str:
     """Run the pipeline on `module` in place; returns the pipeline as text."""
     from g4c.passes.manager import PipelineOptions, run_pipeline
-    from g4c.passes.pipeline import parse_pipeline
-    from g4c.passes.pipelines import DEFAULT_PIPELINE
 
     options = run.options
-    pipeline = parse_pipeline(DEFAULT_PIPELINE if options.pipeline is None else options.pipeline)
     watch = PipelineOptions(verify_each=options.verify_each, dump_dir=options.dump_dir, sink=run.reporter.detail)
-    report = run_pipeline(module, pipeline, watch)
+    report = run_pipeline(module, _pipeline(options), watch)
     for line in f"{report.format_time()}\n{report.format_stats()}".splitlines():
         run.reporter.detail(line)
     return report.pipeline
+
+
+def _pipeline(options: CompileOptions) -> Pipeline:
+    """The passes of this compile: the default or the user's, with what other options ask for in its place."""
+    from g4c.passes.pipeline import Pipeline, parse_pipeline
+    from g4c.passes.pipelines import DEFAULT_PIPELINE
+    from g4c.passes.split_logits import SplitLogits
+
+    pipeline = parse_pipeline(DEFAULT_PIPELINE if options.pipeline is None else options.pipeline)
+    if options.candidates:
+        place = next((i for i, name in enumerate(pipeline.names) if name in _CUTS), len(pipeline))
+        added = Pipeline.of(SplitLogits(options.candidates)).entries
+        pipeline = Pipeline((*pipeline.entries[:place], *added, *pipeline.entries[place:]))
+    return pipeline
 
 
 def _for_cpu(run: _Run, module: Module) -> Module:

@@ -64,6 +64,7 @@ def execute(options: argparse.Namespace) -> int:
         session = Session(bundle, weights, threads=options.threads)
         engine = Engine(session)
         engine.check(prompt)
+        engine.check_sampling(sampling)
         phase.result = f"{bundle.manifest['name']}, {bundle.dtype.mlir}, {len(prompt)} prompt tokens, weights {origin}"
     if tokenizer is not None and tokenizer.stand_in:
         reporter.note(f"tokenizer: {tokenizer.description}")
@@ -72,7 +73,9 @@ def execute(options: argparse.Namespace) -> int:
             session.prepare(name)
             phase.result = f"{len(bundle.program(name).weights)} weights bound"
     ends = frozenset() if options.ignore_eos else frozenset(bundle.eos_token_ids)
-    generation = engine.generate(prompt, GenerationOptions(options.max_new_tokens, sampling, ends))
+    generation = engine.generate(
+        prompt, GenerationOptions(options.max_new_tokens, sampling, ends, logprobs=options.json)
+    )
     _stream(generation, tokenizer, reporter)
     _report(generation, reporter)
     return 0
@@ -99,7 +102,8 @@ def _stream(generation: Generation, tokenizer: Tokenizer | None, reporter: Repor
         text = detokenizer.add(token.id) if detokenizer else f"{separator}{token.id}"
         separator = ","
         if isinstance(reporter, JsonReporter):
-            reporter.event("token", id=token.id, text=text if detokenizer else None, finish=token.finish_reason)
+            said = text if detokenizer else None
+            reporter.event("token", id=token.id, text=said, logprob=token.logprob, finish=token.finish_reason)
         else:
             sys.stdout.write(text)
             sys.stdout.flush()

@@ -69,7 +69,7 @@ def execute(options: argparse.Namespace) -> int:
     show = _print_json if options.json else _print_row
     if not options.json:
         print(_HEADER)
-    with reporter.phase("compare logits") as phase:
+    with reporter.phase("compare candidates" if session.candidates else "compare logits") as phase:
         result = verify_session(session, tensors, config, tuple(lengths), report=show)
         phase.result = f"against Hugging Face in f32: {'within' if result.passes else 'OUT OF'} tolerance"
     if options.per_layer:
@@ -84,10 +84,14 @@ def execute(options: argparse.Namespace) -> int:
 
 def _print_row(row: Comparison) -> None:
     line = f"{row.label:>16} {row.positions:>9} {row.max_relative:>14.2e} {row.rms:>10.2e}"
-    line += f" {row.min_cosine:>12.8f} {row.same_argmax:>12}"
+    line += f" {_cosine(row.min_cosine):>12} {row.same_argmax:>12}"
     if row.peer_rms is not None:
-        line += f"   Hugging Face bf16: rms {row.peer_rms:.2e}, min cosine {row.peer_min_cosine:.8f}"
+        line += f"   Hugging Face bf16: rms {row.peer_rms:.2e}, min cosine {_cosine(row.peer_min_cosine)}"
     print(f"{line}  {'ok' if row.passes else 'FAILED'}", flush=True)
+
+
+def _cosine(value: float | None) -> str:
+    return "-" if value is None else f"{value:.8f}"
 
 
 def _print_json(row: Comparison) -> None:

@@ -99,6 +99,13 @@ CATALOGUE: dict[str, Entry] = {
         "The byte-level stand-in needs an id for each of the 256 bytes. The model's vocabulary has fewer; give the "
         "prompt as --token-ids.",
     ),
+    "G4C-R070": Entry(
+        "sampling needs more candidates than the bundle gives",
+        "The bundle was compiled with --sample on-device[:K], so its programs return the K best tokens and their "
+        "log-probabilities in place of logits. Greedy needs K = 1, sampling with top-k needs K of at least top-k, "
+        "sampling without top-k (0) needs the whole vocabulary: compile with a larger K or with --sample host, or run "
+        "with --greedy or a smaller --top-k.",
+    ),
     # R100 to R149: the bundle.
     "G4C-R100": Entry(
         "not a bundle",

@@ -101,7 +101,13 @@ class Bundle:
     @property
     def vocabulary(self) -> int:
         """Number of token ids."""
-        return self.program("decode").outputs[0].type.shape[-1]
+        return int(self.manifest["vocabulary"])
+
+    @property
+    def candidates(self) -> int:
+        """How many of the best tokens, with their log-probabilities, the programs return per row; 0: logits."""
+        first = self.program("decode").outputs[0]
+        return first.type.shape[-1] if first.name == "tokens" else 0
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:

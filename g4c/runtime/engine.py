@@ -1,9 +1,9 @@
 """Generation: prompts in, tokens out one at a time, over whatever runs the programs.
 
 In: token ids of up to `batch` prompts, options. Out: an iterator of `Token`s, then statistics.
-Invariants: every token of a prompt is fed exactly once, at its own position, in chunks of the largest prefill bucket and
-a last one through the smallest bucket that holds it; a sequence ends at an end token, at `max_new_tokens`, or when the
-context is full. Nothing here knows what the programs run on.
+Invariants: every token of a prompt is fed exactly once, at its own position, in chunks of the largest prefill bucket
+and a last one through the smallest bucket that holds it; a sequence ends at an end token, at `max_new_tokens`, or when
+the context is full. Nothing here knows what the programs run on, or whether they give logits or candidates.
 """
 
 from __future__ import annotations
@@ -16,45 +16,50 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 
 from g4c.errors import G4cError
-from g4c.runtime.sampling import GREEDY, Sampler, Sampling
+from g4c.runtime.sampling import GREEDY, Sampler, Sampling, logprob
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from g4c.ir.types import Array
+    from g4c.runtime.candidates import Prediction
 
 FinishReason = Literal["eos", "length", "context"]
 
 
 class Runner(Protocol):
-    """What runs the programs: a `Session`."""
+    """What runs the programs: a `Session`. `candidates`: how many it gives per row; 0: logits."""
 
     batch: int
     max_context: int
     buckets: tuple[int, ...]
     vocabulary: int
+    candidates: int
 
-    def prefill(self, token_ids: npt.ArrayLike, positions: npt.ArrayLike, rows: npt.ArrayLike) -> Array: ...
-    def decode(self, token_ids: npt.ArrayLike, positions: npt.ArrayLike) -> Array: ...
+    def prefill(self, token_ids: npt.ArrayLike, positions: npt.ArrayLike, rows: npt.ArrayLike) -> Prediction: ...
+    def decode(self, token_ids: npt.ArrayLike, positions: npt.ArrayLike) -> Prediction: ...
     def reset(self) -> None: ...
 
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """When to stop and how to choose. `eos_token_ids`: any of them ends a sequence; empty: none does."""
+    """When to stop and how to choose. `eos_token_ids`: any of them ends a sequence; empty: none does. `logprobs`:
+    whether tokens say how likely the model found them."""
 
     max_new_tokens: int = 64
     sampling: Sampling = GREEDY
     eos_token_ids: frozenset[int] = frozenset()
+    logprobs: bool = False
 
 
 @dataclass(frozen=True)
 class Token:
-    """A generated token of sequence `sequence`; `finish_reason` on its last one."""
+    """A generated token of sequence `sequence`; `finish_reason` on its last one. `logprob`: ln of its probability, if
+    asked for."""
 
     sequence: int
     id: int
     finish_reason: FinishReason | None
+    logprob: float | None = None
 
 
 @dataclass
@@ -121,9 +126,9 @@ class Generation:
 
     def _run(self) -> Iterator[Token]:
         start = self._clock()
-        logits = self._prefill()
+        predictions = self._prefill()
         self.statistics.prefill_seconds = self._clock() - start
-        tokens = self._choose(logits)
+        tokens = self._choose(predictions)
         self.statistics.first_token_seconds = self._clock() - start
         yield from tokens
         while not all(sequence.finish_reason for sequence in self._sequences):
@@ -133,23 +138,21 @@ class Generation:
             self.statistics.decode_seconds += self._clock() - start
             yield from tokens
 
-    def _prefill(self) -> Array:
-        """Feed the prompts, chunk by chunk; logits [batch, vocabulary] of each one's last token."""
+    def _prefill(self) -> list[Prediction]:
+        """Feed the prompts, chunk by chunk; per sequence the prediction after its last token."""
         runner = self._runner
         runner.reset()
         longest = max(sequence.prompt for sequence in self._sequences)
-        logits: Array | None = None
+        predictions: dict[int, Prediction] = {}
         for start in range(0, longest, runner.buckets[-1]):
             found = self._prefill_chunk(start, min(longest - start, runner.buckets[-1]))
-            logits = found.copy() if logits is None else logits
             for sequence in self._sequences:
                 if start < sequence.prompt <= start + runner.buckets[-1]:
-                    logits[sequence.index] = found[sequence.index]
-        assert logits is not None
-        return logits
+                    predictions[sequence.index] = found[sequence.index]
+        return [predictions[sequence.index] for sequence in self._sequences]
 
-    def _prefill_chunk(self, start: int, length: int) -> Array:
-        """Feed what each prompt has from `start` on, up to `length` tokens; logits of its last token in the chunk."""
+    def _prefill_chunk(self, start: int, length: int) -> Prediction:
+        """Feed what each prompt has from `start` on, up to `length` tokens; the prediction after its last one there."""
         runner = self._runner
         ids = np.zeros((runner.batch, length), np.int32)
         positions = np.full((runner.batch, length), -1, np.int32)
@@ -165,23 +168,25 @@ class Generation:
         self.statistics.prefill_steps += 1
         return runner.prefill(ids, positions, last)[:, -1]
 
-    def _decode(self) -> Array:
-        """Feed one token of every sequence; logits [batch, vocabulary]. Ended ones sit it out, at position -1."""
+    def _decode(self) -> list[Prediction]:
+        """Feed one token of every sequence; the prediction after each. Ended ones sit it out, at position -1."""
         ids = np.zeros((self._runner.batch, 1), np.int32)
         positions = np.full((self._runner.batch, 1), -1, np.int32)
         for sequence in self._sequences:
             if sequence.finish_reason is None:
                 ids[sequence.index], positions[sequence.index] = sequence.tokens[sequence.fed], sequence.fed
                 sequence.fed += 1
-        return self._runner.decode(ids, positions)[:, -1]
+        found = self._runner.decode(ids, positions)[:, -1]
+        return [found[sequence.index] for sequence in self._sequences]
 
-    def _choose(self, logits: Array) -> list[Token]:
+    def _choose(self, predictions: Sequence[Prediction]) -> list[Token]:
         """Draw the next token of every running sequence."""
         tokens = []
         for sequence in self._sequences:
             if sequence.finish_reason:
                 continue
-            chosen = sequence.sampler(logits[sequence.index])
+            prediction = predictions[sequence.index]
+            chosen = sequence.sampler(prediction)
             sequence.tokens.append(chosen)
             sequence.new.append(chosen)
             self.statistics.new_tokens += 1
@@ -191,7 +196,8 @@ class Generation:
                 sequence.finish_reason = "length"
             elif sequence.fed >= self._runner.max_context:
                 sequence.finish_reason = "context"
-            tokens.append(Token(sequence.index, chosen, sequence.finish_reason))
+            likely = logprob(prediction, chosen) if self._options.logprobs else None
+            tokens.append(Token(sequence.index, chosen, sequence.finish_reason, likely))
         return tokens
 
 
@@ -203,18 +209,20 @@ class Engine:
         self.clock = clock
 
     def generate(self, prompt: Sequence[int], options: GenerationOptions | None = None) -> Generation:
-        """Continue one prompt. Coded errors R055 to R058, raised here and not at the first token."""
+        """Continue one prompt. Coded errors R055 to R058 and R070, raised here and not at the first token."""
         return self.generate_batch([prompt], options)
 
     def generate_batch(self, prompts: Sequence[Sequence[int]], options: GenerationOptions | None = None) -> Generation:
-        """Continue up to `batch` prompts at once; each sequence draws from a stream of its own. R055 to R059."""
+        """Continue up to `batch` prompts at once; each sequence draws from a stream of its own. R055 to R059, R070."""
+        options = options or GenerationOptions()
         if not 0 < len(prompts) <= self.runner.batch:
             raise G4cError("G4C-R059", f"{len(prompts)} prompts given, the bundle runs {self.runner.batch} at a time")
         if not self.runner.buckets:
             raise G4cError("G4C-R058", "the bundle has no prefill program", help="compile it with --buckets 128,512")
         for prompt in prompts:
             self.check(prompt)
-        return Generation(self, prompts, options or GenerationOptions())
+        self.check_sampling(options.sampling)
+        return Generation(self, prompts, options)
 
     def check(self, prompt: Sequence[int]) -> None:
         """Refuse a prompt that cannot be run: R055 empty, R056 longer than the context, R057 not of this vocabulary."""
@@ -232,6 +240,17 @@ class Engine:
                     "G4C-R057",
                     f"token id {token} at position {position} is not below the vocabulary's {self.runner.vocabulary}",
                 )
+
+    def check_sampling(self, sampling: Sampling) -> None:
+        """Refuse sampling among more tokens than the programs return: R070."""
+        given, wanted = self.runner.candidates, sampling.candidates_needed(self.runner.vocabulary)
+        if given and wanted > given:
+            raise G4cError(
+                "G4C-R070",
+                f"sampling needs the {wanted} most likely tokens, the bundle gives {given}",
+                help=f"run with --greedy or --top-k {given}, or compile with --sample "
+                + (f"on-device:{wanted}" if sampling.top_k else "host"),
+            )
 
     def programs(self, prompt_tokens: int) -> tuple[str, ...]:
         """Names of the programs that a prompt of this length runs, so that they can be prepared beforehand."""

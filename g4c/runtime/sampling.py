@@ -1,8 +1,10 @@
-"""Choosing the next token from logits: greedy, or temperature, top-k and top-p as Hugging Face's warpers do it.
+"""Choosing the next token: greedy, or temperature, top-k and top-p as Hugging Face's warpers do it.
 
-In: logits of one position, any float dtype. Out: a token id. Invariant: the same logits, options and seed give the same
-ids; the candidates and their probabilities are those of `transformers`' TemperatureLogitsWarper, TopKLogitsWarper and
-TopPLogitsWarper applied in this order to f32 logits.
+In: a prediction of one position: logits, any float dtype, or the best candidates. Out: a token id. Invariant: the same
+prediction, options and seed give the same ids; what may be drawn and its probabilities are those of `transformers`'
+TemperatureLogitsWarper, TopKLogitsWarper and TopPLogitsWarper applied in this order to f32 logits. Log-probabilities of
+candidates stand in for logits: they differ from them by a constant, which no softmax sees. The one thing that
+candidates cannot show is a logit beyond them that equals that of the last one, which the warpers would let stay.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from g4c.errors import G4cError
+from g4c.runtime.candidates import Candidates, Prediction
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -43,6 +46,10 @@ class Sampling:
     def greedy(self) -> bool:
         return self.temperature == 0
 
+    def candidates_needed(self, vocabulary: int) -> int:
+        """How many of the best tokens must be known."""
+        return 1 if self.greedy else min(self.top_k or vocabulary, vocabulary)
+
 
 GREEDY = Sampling(temperature=0.0)
 
@@ -54,33 +61,54 @@ class Sampler:
         self.sampling = sampling
         self._random = np.random.default_rng([sampling.seed, stream])
 
-    def __call__(self, logits: Numbers) -> int:
-        """A token id for `logits` [vocabulary]. G4C-R061 where they hold a NaN."""
-        logits = logits.astype(np.float32)
-        if np.isnan(logits).any():
+    def __call__(self, prediction: Prediction) -> int:
+        """A token id for a prediction of one row, logits [vocabulary] or candidates [k]. G4C-R061 where it has NaNs."""
+        scores = _scores(prediction)
+        if np.isnan(scores).any():
             raise G4cError("G4C-R061", "the model returned logits that are not numbers")
         if self.sampling.greedy:
-            return int(np.argmax(logits))
-        ids, probabilities = candidates(logits, self.sampling)
+            return int(_tokens(prediction, np.argmax(scores)))
+        ids, probabilities = candidates(prediction, self.sampling)
         drawn = int(np.searchsorted(np.cumsum(probabilities), self._random.random(), side="right"))
         return int(ids[min(drawn, len(ids) - 1)])
 
 
-def candidates(logits: Numbers, sampling: Sampling) -> tuple[Numbers, Numbers]:
-    """Ids that may be drawn, most likely first, and their probabilities (f64), for `logits` [vocabulary]."""
-    scores = logits.astype(np.float32) / np.float32(sampling.temperature)
-    ids = np.arange(len(scores))
+def candidates(prediction: Prediction, sampling: Sampling) -> tuple[Numbers, Numbers]:
+    """Ids that may be drawn, most likely first, and their probabilities (f64), for a prediction of one row."""
+    scores = _scores(prediction) / np.float32(sampling.temperature)
+    places = np.arange(len(scores))
     if 0 < sampling.top_k < len(scores):
         threshold = np.partition(scores, -sampling.top_k)[-sampling.top_k]
-        ids = np.flatnonzero(scores >= threshold)  # ties with the last one stay
-    ids = ids[np.argsort(-scores[ids], kind="stable")]
-    probabilities = _softmax(scores[ids])
+        places = np.flatnonzero(scores >= threshold)  # ties with the last one stay
+    places = places[np.argsort(-scores[places], kind="stable")]
+    probabilities = _softmax(scores[places])
     if sampling.top_p < 1:
         # A candidate stays while those before it, it not included, have not yet reached top_p together.
         before = np.cumsum(probabilities) - probabilities
         kept = max(1, int(np.count_nonzero(before < sampling.top_p)))
-        ids, probabilities = ids[:kept], _softmax(scores[ids[:kept]])
-    return ids, probabilities
+        places, probabilities = places[:kept], _softmax(scores[places[:kept]])
+    return _tokens(prediction, places), probabilities
+
+
+def logprob(prediction: Prediction, token: int) -> float:
+    """ln of the model's own probability of `token`, before temperature, for a prediction of one row."""
+    scores = _scores(prediction)
+    if isinstance(prediction, Candidates):
+        return float(scores[prediction.tokens == token][0])
+    shifted = scores.astype(np.float64) - float(scores.max())
+    return float(shifted[token] - np.log(np.exp(shifted).sum()))
+
+
+def _scores(prediction: Prediction) -> Numbers:
+    """Logits, or what differs from them by a constant, in f32."""
+    found = prediction.logprobs if isinstance(prediction, Candidates) else prediction
+    scores: Numbers = found.astype(np.float32)
+    return scores
+
+
+def _tokens(prediction: Prediction, places: Numbers | np.integer[Any]) -> Numbers:
+    """The token ids of places in the scores."""
+    return np.asarray(prediction.tokens[places] if isinstance(prediction, Candidates) else places)
 
 
 def _softmax(scores: Numbers) -> Numbers:

@@ -1,6 +1,7 @@
 """A session: the programs of one bundle on one set of weights, sharing one set of caches.
 
-In: an opened bundle, weights by symbol; then token ids and positions. Out: logits as arrays.
+In: an opened bundle, weights by symbol; then token ids and positions. Out: predictions: logits as arrays, or candidates
+where the bundle was compiled to choose them (`--sample on-device`).
 Invariants: a program is compiled when it is first needed and its weights are bound once, however many programs share
 them; prefill and decode programs update the same caches in place; after a failed execution the caches start over.
 """
@@ -14,6 +15,7 @@ import numpy as np
 
 from g4c.errors import G4cError
 from g4c.runtime.bundle import Bundle, Program
+from g4c.runtime.candidates import Candidates, Prediction
 from g4c.runtime.cpu import Buffer, CpuExecutable, array_of, cpu_client
 
 if TYPE_CHECKING:
@@ -32,9 +34,10 @@ class Session:
         self.batch = bundle.batch
         self.max_context = bundle.max_context
         self.buckets = bundle.prefill_buckets
-        self.vocabulary = bundle.program(DECODE).outputs[0].type.shape[-1]
+        self.vocabulary = bundle.vocabulary
+        self.candidates = bundle.candidates
         prefill = [bundle.program(f"prefill_{bucket}") for bucket in self.buckets]
-        # How many rows of logits a prefill can be asked for: --logit-rows when it was compiled.
+        # How many rows a prefill can be asked for: --logit-rows when it was compiled.
         self.logit_rows = min((program.outputs[0].type.shape[1] for program in prefill), default=1)
         self._weights = weights
         self._client = cpu_client(threads)
@@ -52,8 +55,9 @@ class Session:
             self._executables[name] = executable
         return executable
 
-    def prefill(self, token_ids: npt.ArrayLike, positions: npt.ArrayLike, rows: npt.ArrayLike) -> Array:
-        """Process one chunk of prompts; logits [batch, rows, vocabulary] of the rows that are asked for.
+    def prefill(self, token_ids: npt.ArrayLike, positions: npt.ArrayLike, rows: npt.ArrayLike) -> Prediction:
+        """Process one chunk of prompts; logits [batch, rows, vocabulary] of the rows that are asked for, or their
+        candidates [batch, rows, k].
 
         `token_ids`, `positions` [batch, n] go through the smallest bucket that has room for n. In each sequence the
         positions are consecutive, from wherever its last chunk ended, and -1 after them where it has fewer than n. What
@@ -74,10 +78,11 @@ class Session:
         inputs = (np.pad(ids, padding), np.pad(places, padding, constant_values=-1), filled)
         return self._run(f"prefill_{bucket}", inputs)[:, : wanted.shape[1]]
 
-    def decode(self, token_ids: npt.ArrayLike, positions: npt.ArrayLike) -> Array:
-        """One step: logits [batch, 1, vocabulary] for `token_ids` [batch, 1] at `positions` [batch, 1]. G4C-R054.
+    def decode(self, token_ids: npt.ArrayLike, positions: npt.ArrayLike) -> Prediction:
+        """One step: logits [batch, 1, vocabulary], or candidates [batch, 1, k], after `token_ids` [batch, 1] at
+        `positions` [batch, 1]. G4C-R054.
 
-        A sequence at position -1 sits this step out: its caches stay, its logits mean nothing.
+        A sequence at position -1 sits this step out: its caches stay, its result means nothing.
         """
         return self._run(DECODE, (np.asarray(token_ids, np.int32), np.asarray(positions, np.int32)))
 
@@ -109,7 +114,7 @@ class Session:
         """Programs that are ready to run."""
         return tuple(self._executables)
 
-    def _run(self, name: str, inputs: Sequence[npt.NDArray[Any]]) -> Array:
+    def _run(self, name: str, inputs: Sequence[npt.NDArray[Any]]) -> Prediction:
         program = self.bundle.program(name)
         _check(program, inputs)
         executable = self.prepare(name)
@@ -127,6 +132,9 @@ class Session:
             raise
         outputs = len(program.outputs)
         self._caches.update(zip(program.caches, results[outputs:], strict=True))
+        if self.candidates:
+            tokens, logprobs = map(array_of, results[:outputs])
+            return Candidates(tokens, logprobs)
         return array_of(results[0])
 
     def _bind(self, program: Program) -> None:

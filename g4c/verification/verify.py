@@ -22,10 +22,11 @@ from g4c.ir.parser import parse_module
 from g4c.ir.types import Array, DType, TensorType
 from g4c.ir.weights import Source
 from g4c.runtime.bundle import Bundle
+from g4c.runtime.candidates import Candidates
 from g4c.runtime.session import Session
 from g4c.runtime.weights import Provider
-from g4c.verification.logits import program_logits
-from g4c.verification.measures import Comparison, compare, relative_rms
+from g4c.verification.measures import Comparison, compare, compare_candidates, relative_rms
+from g4c.verification.predictions import predictions
 
 DECODE_STEPS = 64
 PREFILL_RUNS = 12
@@ -88,10 +89,15 @@ def verify_session(
         end = ends[length]
         count = min(length, PREFILL_RUNS * session.logit_rows)
         positions = [*np.unique(np.linspace(0, length - 1, count).astype(int)).tolist(), *range(length, end)]
-        found = program_logits(session, tokens[:end].tolist(), length, positions)
+        found = predictions(session, tokens[:end].tolist(), length, positions)
         label = f"{length} + {end - length}"
         part = None if peer is None else peer[positions]
-        comparisons.append(compare(label, found, wanted[positions], part, flips=flips))
+        if session.candidates:
+            chosen = Candidates.stack([row for row in found if isinstance(row, Candidates)])
+            comparisons.append(compare_candidates(label, chosen, wanted[positions], part, flips=flips))
+        else:
+            logits = np.stack([row for row in found if not isinstance(row, Candidates)])
+            comparisons.append(compare(label, logits, wanted[positions], part, flips=flips))
         report(comparisons[-1])
     return Verification(tuple(comparisons))
 
@@ -105,12 +111,21 @@ def _reference(config: ModelConfig, tensors: Callable[[DType], Tensors], stored:
 def verify_layers(
     bundle: Bundle, weights: Mapping[str, Array], tensors: Callable[[DType], Tensors], config: ModelConfig
 ) -> tuple[LayerError, ...]:
-    """The bundle's IR of its smallest prefill program, in the reference interpreter, against Hugging Face's layers."""
+    """The bundle's IR of its smallest prefill program, in the reference interpreter, against Hugging Face's layers.
+
+    Layers that the program runs on the rows asked for only are compared there.
+    """
     module = parse_module((bundle.path / "ir" / "module.mlir").read_text(), file="ir/module.mlir")
     bucket = bundle.prefill_buckets[0]
     program = module.functions[f"prefill_{bucket}"]
     tokens = np.random.default_rng(0).integers(0, bundle.vocabulary, (bundle.batch, bucket)).astype(np.int32)
-    given = {"token_ids": tokens, "positions": np.broadcast_to(np.arange(bucket, dtype=np.int32), tokens.shape)}
+    rows = np.linspace(0, bucket - 1, program.param("rows").shape[1]).astype(np.int32)
+    positions = np.arange(bucket, dtype=np.int32)
+    given = {
+        "token_ids": tokens,
+        "positions": np.tile(positions, (bundle.batch, 1)),
+        "rows": np.tile(rows, (bundle.batch, 1)),
+    }
     inputs = {p.name: given.get(p.name, np.zeros(p.type.shape, p.type.dtype.numpy)) for p in program.params}
     found: list[Array] = []
 
@@ -123,7 +138,8 @@ def verify_layers(
     if len(found) != len(wanted):
         message = f"the bundle's IR has {len(found)} layer calls for {len(wanted)} layers"
         raise G4cError("G4C-R120", message, help="compile with specialize-layers in the pipeline")
-    return tuple(LayerError(i, relative_rms(a, b)) for i, (a, b) in enumerate(zip(found, wanted, strict=True)))
+    pairs = ((a, b if a.shape == b.shape else b[:, rows]) for a, b in zip(found, wanted, strict=True))
+    return tuple(LayerError(i, relative_rms(a, b)) for i, (a, b) in enumerate(pairs))
 
 
 def stored_tensors(provider: Provider, config: ModelConfig, stored: DType) -> Callable[[DType], Tensors]:

@@ -47,6 +47,7 @@ def manifest(name: str = "tiny") -> dict[str, Any]:
     return {
         "name": name,
         "dtype": "f32",
+        "vocabulary": 8,
         "batch": 1,
         "max_context": 16,
         "eos_token_ids": [1, 106],
@@ -86,6 +87,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert bundle.caches["layers.0.k"].type == CACHE
     assert bundle.prefill_buckets == (4, 8)
     assert bundle.vocabulary == 8
+    assert bundle.candidates == 0
     assert bundle.eos_token_ids == (1, 106)
     assert (bundle.batch, bundle.max_context, bundle.dtype) == (1, 16, DType.F32)
     assert bundle.packed_weights == (target / "weights/rank-0.safetensors",)

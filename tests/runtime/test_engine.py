@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from g4c.errors import G4cError
+from g4c.runtime.candidates import Candidates, Prediction
 from g4c.runtime.engine import Engine, GenerationOptions, Token
-from g4c.runtime.sampling import Sampling
+from g4c.runtime.sampling import GREEDY, Sampling
 
 VOCABULARY = 50
 
 
 class Recorder:
     """Remembers the token at each position of each sequence, as caches would."""
+
+    candidates = 0
 
     def __init__(self, batch: int = 1, max_context: int = 40, buckets: tuple[int, ...] = (4, 8)) -> None:
         self.batch, self.max_context, self.buckets, self.vocabulary = batch, max_context, buckets, VOCABULARY
@@ -25,19 +30,23 @@ class Recorder:
     def reset(self) -> None:
         self.fed: list[dict[int, int]] = [{} for _ in range(self.batch)]
 
-    def prefill(self, token_ids: np.ndarray, positions: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def prefill(self, token_ids: np.ndarray, positions: np.ndarray, rows: np.ndarray) -> Prediction:
         assert token_ids.shape == positions.shape
         assert token_ids.shape[1] <= self.buckets[-1]
         self.calls.append(f"prefill {token_ids.shape[1]}")
         for sequence in range(self.batch):
             self._feed(sequence, positions[sequence], token_ids[sequence])
-        return np.stack([self._logits(i, int(positions[i, row[0]])) for i, row in enumerate(rows)])
+        return self._said([self._logits(i, int(positions[i, row[0]])) for i, row in enumerate(rows)])
 
-    def decode(self, token_ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    def decode(self, token_ids: np.ndarray, positions: np.ndarray) -> Prediction:
         self.calls.append("decode " + ",".join(str(position) for position in positions[:, 0]))
         for sequence in range(self.batch):
             self._feed(sequence, positions[sequence], token_ids[sequence])
-        return np.stack([self._logits(sequence, int(positions[sequence, 0])) for sequence in range(self.batch)])
+        return self._said([self._logits(sequence, int(positions[sequence, 0])) for sequence in range(self.batch)])
+
+    def _said(self, logits: list[np.ndarray]) -> Prediction:
+        """What the programs return: [batch, 1, vocabulary]."""
+        return np.stack(logits)
 
     def _feed(self, sequence: int, positions: np.ndarray, ids: np.ndarray) -> None:
         """Positions go on where they stopped, up to the padding; nothing is fed twice."""
@@ -50,6 +59,18 @@ class Recorder:
     def _logits(self, sequence: int, position: int) -> np.ndarray:
         visible = [self.fed[sequence][slot] for slot in range(position + 1)]  # fails where a slot was skipped
         return following(visible)[None]
+
+
+class Chooser(Recorder):
+    """Returns the best tokens and their log-probabilities instead of logits."""
+
+    def __init__(self, candidates: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.candidates = candidates
+
+    def _said(self, logits: list[np.ndarray]) -> Prediction:
+        found, tokens = torch.topk(torch.log_softmax(torch.from_numpy(np.stack(logits)), -1), self.candidates)
+        return Candidates(tokens.to(torch.int32).numpy(), found.numpy())
 
 
 def following(tokens: list[int]) -> np.ndarray:
@@ -128,6 +149,57 @@ def test_sampled_tokens_depend_on_the_seed_and_the_sequence_alone() -> None:
     assert generate(2, 1) != alone
 
 
+@pytest.mark.parametrize(
+    ("candidates", "sampling"),
+    [
+        (1, GREEDY),
+        (7, GREEDY),
+        (7, Sampling(top_k=7, top_p=1.0)),
+        (7, Sampling(top_k=3, temperature=2.0, seed=4)),
+        (1, Sampling(top_k=1)),
+        (VOCABULARY, Sampling(top_k=0)),
+        (VOCABULARY, Sampling(top_k=2 * VOCABULARY, top_p=0.5)),
+    ],
+    ids=str,
+)
+def test_candidates_give_the_tokens_that_logits_give(candidates: int, sampling: Sampling) -> None:
+    prompts = [prompt_of(12), prompt_of(3)]
+    options = GenerationOptions(max_new_tokens=20, sampling=sampling, logprobs=True)
+    wanted = list(Engine(Recorder(batch=2)).generate_batch(prompts, options))
+    found = list(Engine(Chooser(candidates, batch=2)).generate_batch(prompts, options))
+    assert [(token.sequence, token.id) for token in found] == [(token.sequence, token.id) for token in wanted]
+    assert [token.logprob for token in found] == pytest.approx([token.logprob for token in wanted], abs=1e-5)
+
+
+def test_the_log_probability_of_a_token_is_that_of_the_model() -> None:
+    """Before temperature and top-k; only where it is asked for."""
+    prompt = prompt_of(5)
+    options = GenerationOptions(max_new_tokens=1, sampling=Sampling(temperature=3.0, top_k=9), logprobs=True)
+    (token,) = Engine(Recorder()).generate(prompt, options)
+    assert token.logprob == pytest.approx(float(torch.log_softmax(torch.from_numpy(following(prompt)), -1)[token.id]))
+    (silent,) = Engine(Recorder()).generate(prompt, GenerationOptions(max_new_tokens=1))
+    assert silent.logprob is None
+
+
+@pytest.mark.parametrize(
+    ("candidates", "sampling", "needed"),
+    [
+        (1, Sampling(), VOCABULARY),
+        (7, Sampling(top_k=8), 8),
+        (7, Sampling(top_k=0, top_p=0.1), VOCABULARY),
+        (VOCABULARY - 1, Sampling(top_k=2 * VOCABULARY), VOCABULARY),
+    ],
+    ids=str,
+)
+def test_sampling_among_more_tokens_than_there_are_is_refused_at_once(
+    candidates: int, sampling: Sampling, needed: int
+) -> None:
+    runner = Chooser(candidates)
+    with pytest.raises(G4cError, match=f"the {needed} most likely tokens, the bundle gives {candidates}") as refused:
+        Engine(runner).generate([1], GenerationOptions(sampling=sampling))
+    assert (refused.value.code, runner.calls) == ("G4C-R070", [])
+
+
 def test_tokens_come_one_at_a_time() -> None:
     runner = Recorder()
     steps = iter(Engine(runner).generate(prompt_of(5)))
@@ -142,11 +214,11 @@ def test_times_leave_out_what_the_caller_does() -> None:
     now = [0.0]
 
     class Timed(Recorder):
-        def prefill(self, token_ids: np.ndarray, positions: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        def prefill(self, token_ids: np.ndarray, positions: np.ndarray, rows: np.ndarray) -> Prediction:
             now[0] += 2
             return super().prefill(token_ids, positions, rows)
 
-        def decode(self, token_ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        def decode(self, token_ids: np.ndarray, positions: np.ndarray) -> Prediction:
             now[0] += 0.5
             return super().decode(token_ids, positions)
 

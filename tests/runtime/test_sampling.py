@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from g4c.errors import G4cError
-from g4c.runtime.sampling import GREEDY, Sampler, Sampling, candidates
+from g4c.runtime.candidates import Candidates
+from g4c.runtime.sampling import GREEDY, Sampler, Sampling, candidates, logprob
 
 VOCABULARY = 1000
 
@@ -64,6 +65,40 @@ def test_ties_at_the_edge_of_top_k_all_stay() -> None:
     np.testing.assert_allclose(probabilities, reference(logits, sampling)[ids], rtol=1e-5)
 
 
+def best(logits: np.ndarray, k: int) -> Candidates:
+    """What a program returns in place of `logits`."""
+    import torch
+
+    wide = torch.from_numpy(logits.astype(np.float32))
+    ids = torch.sort(wide, descending=True, stable=True).indices[:k]
+    return Candidates(ids.to(torch.int32).numpy(), torch.log_softmax(wide, dim=-1)[ids].numpy())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+@pytest.mark.parametrize(
+    "sampling",
+    [Sampling(top_k=40), Sampling(0.6, top_k=40, top_p=1.0), Sampling(1.7, top_k=20), Sampling(top_k=1, top_p=0.1)],
+    ids=str,
+)
+def test_the_best_tokens_are_as_good_as_all_logits(sampling: Sampling, dtype: type) -> None:
+    """The same ids with the same probabilities, so the same draws. In bf16 many logits are equal."""
+    for seed in range(20):
+        logits = (np.random.default_rng(seed).standard_normal(VOCABULARY) * 3).astype(dtype)
+        wanted, found = candidates(logits, sampling), candidates(best(logits, 60), sampling)
+        np.testing.assert_array_equal(found[0], wanted[0])
+        np.testing.assert_allclose(found[1], wanted[1], rtol=1e-5)
+        drawn = [Sampler(sampling)(prediction) for prediction in (logits, best(logits, 60))]
+        assert drawn[0] == drawn[1]
+
+
+def test_of_ties_with_the_last_candidate_only_those_given_can_stay() -> None:
+    logits = np.array([1, 3, 2, 2, 2, 0], np.float32)
+    sampling = Sampling(top_k=3, top_p=1.0)
+    assert candidates(logits, sampling)[0].tolist() == [1, 2, 3, 4]
+    assert candidates(best(logits, 5), sampling)[0].tolist() == [1, 2, 3, 4]
+    assert candidates(best(logits, 3), sampling)[0].tolist() == [1, 2, 3]
+
+
 @settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=40),
@@ -105,6 +140,19 @@ def test_greedy_takes_the_first_of_the_largest(dtype: type) -> None:
     logits = np.array([0, 2, -1, 2, 1]).astype(dtype)
     assert Sampler(GREEDY)(logits) == 1
     assert Sampler(Sampling(top_k=1, seed=3))(logits) in (1, 3)
+    assert Sampler(GREEDY)(best(logits, 2)) == 1
+
+
+def test_log_probabilities() -> None:
+    import torch
+
+    logits = (np.random.default_rng(0).standard_normal(VOCABULARY) * 9).astype(np.float32)
+    wanted = torch.log_softmax(torch.from_numpy(logits).double(), dim=-1)
+    for token in (0, 5, int(logits.argmax())):
+        assert logprob(logits, token) == pytest.approx(float(wanted[token]), rel=1e-6)
+    top = best(logits, 5)
+    for token, likely in zip(top.tokens, top.logprobs, strict=True):
+        assert logprob(top, int(token)) == likely
 
 
 def test_logits_that_are_not_numbers_are_refused() -> None:
@@ -112,6 +160,8 @@ def test_logits_that_are_not_numbers_are_refused() -> None:
         with pytest.raises(G4cError, match="not numbers") as refused:
             Sampler(sampling)(np.array([0, np.nan], np.float32))
         assert refused.value.code == "G4C-R061"
+        with pytest.raises(G4cError, match="not numbers"):
+            Sampler(sampling)(Candidates(np.array([4, 2], np.int32), np.array([np.nan, np.nan], np.float32)))
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
             {
                 "name": "small",
                 "dtype": "f32",
+                "vocabulary": VOCABULARY,
                 "batch": BATCH,
                 "max_context": CONTEXT,
                 "programs": programs,

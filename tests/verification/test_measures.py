@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-from g4c.verification.measures import compare, cosine, relative_rms
+from g4c.runtime.candidates import Candidates
+from g4c.verification.measures import compare, compare_candidates, cosine, relative_rms
 
 RNG = np.random.default_rng(0)
 WANTED = RNG.standard_normal((50, 200)).astype(np.float32) * 5
@@ -90,3 +92,64 @@ def test_cosine_of_rows() -> None:
     a = np.array([[1.0, 0.0], [1.0, 1.0], [2.0, 0.0]])
     b = np.array([[2.0, 0.0], [1.0, -1.0], [-1.0, 0.0]])
     assert cosine(a, b).tolist() == pytest.approx([1.0, 0.0, -1.0])
+
+
+# -- candidates --------------------------------------------------------------------------------------------------------
+
+
+def best(logits: np.ndarray, k: int) -> Candidates:
+    """What a program returns in place of `logits`, by torch."""
+    likely, tokens = torch.topk(torch.log_softmax(torch.from_numpy(logits), dim=-1), k)
+    return Candidates(tokens.to(torch.int32).numpy(), likely.numpy())
+
+
+@pytest.mark.parametrize("k", [1, 5, 200])
+def test_candidates_of_the_right_logits_pass(k: int) -> None:
+    row = compare_candidates("a", best(noisy(1e-5), k), WANTED)
+    assert (row.passes, row.contested, row.same_argmax, row.min_cosine) == (True, 0, 50, None)
+    assert row.max_relative < 1e-5
+    far = compare_candidates("a", best(noisy(0.5), k), WANTED)
+    assert not far.passes
+
+
+def test_one_bad_log_probability_does_not_pass() -> None:
+    found = best(WANTED, 5)
+    found.logprobs[37, 4] -= 1e-3 * np.abs(WANTED[37]).max()
+    row = compare_candidates("a", found, WANTED)
+    assert row.max_relative == pytest.approx(1e-3, rel=0.05)
+    assert (row.contested, row.passes) == (0, False)
+
+
+def test_wrong_tokens_are_contested_however_likely_they_are_said_to_be() -> None:
+    """One that is not among the best; the second best in the first place; one twice; one outside of the vocabulary;
+    an order that ascends."""
+    for place, token in ((2, int(WANTED[9].argmin())), (0, None), (3, None), (4, 200)):
+        found = best(WANTED, 5)
+        if token is None:
+            found.tokens[9, place] = found.tokens[9, 1 if place == 0 else 2]
+        else:
+            found.tokens[9, place] = token
+        assert compare_candidates("a", found, WANTED).contested == 1, (place, token)
+    found = best(WANTED, 5)
+    found.tokens[9, :2] = found.tokens[9, 1::-1]
+    found.logprobs[9, :2] = found.logprobs[9, 1::-1]
+    row = compare_candidates("a", found, WANTED)
+    assert (row.contested, row.passes) == (1, False)
+
+
+def test_candidates_in_bf16_are_measured_by_hugging_faces_own() -> None:
+    peer = noisy(0.05)
+    row = compare_candidates("a", best(noisy(0.06, seed=2), 20), WANTED, peer)
+    assert (row.passes, row.contested) == (True, 0)
+    assert row.peer_rms is not None
+    worse = compare_candidates("a", best(noisy(0.1, seed=2), 20), WANTED, peer)
+    assert worse.rms == pytest.approx(2 * (worse.peer_rms or 0), rel=0.15)
+    assert not worse.passes
+    assert not compare_candidates("a", best(np.roll(WANTED, 1, axis=0), 20), WANTED, peer).passes
+
+
+def test_candidates_that_are_not_finite_never_pass() -> None:
+    found = best(WANTED, 3)
+    found.logprobs[3] = np.nan
+    assert not compare_candidates("a", found, WANTED).passes
+    assert not compare_candidates("a", found, WANTED, noisy(1.0)).passes
