@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from g4c.frontend.checkpoint import CheckpointIndex
     from g4c.frontend.config import ModelConfig
     from g4c.ir.module import Module
+    from g4c.passes.contract import Pass
     from g4c.passes.pipeline import Pipeline
 
 _COMPANIONS = (
@@ -36,7 +37,6 @@ _COMPANIONS = (
     "chat_template.jinja",
     "generation_config.json",
 )
-_CUTS = ("specialize-layers", "tile-contractions")  # from there on a program is not whole, or not at GRAPH level
 
 
 class Phase(Protocol):
@@ -135,7 +135,6 @@ def _build(run: _Run, writer: BundleWriter, checkpoint: CheckpointIndex | None) 
         "pipeline": pipeline,
         "target": options.target,
         "dtype": DTYPES[options.dtype].mlir,
-        "vocabulary": run.config.vocab_size,
         "batch": options.batch,
         "max_context": options.max_context,
         "bos_token_id": run.config.bos_token_id,
@@ -167,24 +166,65 @@ def _run_passes(run: _Run, module: Module) -> str:
 
     options = run.options
     watch = PipelineOptions(verify_each=options.verify_each, dump_dir=options.dump_dir, sink=run.reporter.detail)
-    report = run_pipeline(module, _pipeline(options), watch)
+    v_only = _caches_v_only(run)
+    report = run_pipeline(module, _pipeline(options, v_only), watch)
     for line in f"{report.format_time()}\n{report.format_stats()}".splitlines():
         run.reporter.detail(line)
+    if v_only:
+        _report_rebuilt_keys(run, report.stats("rebuild-keys"))
     return report.pipeline
 
 
-def _pipeline(options: CompileOptions) -> Pipeline:
+def _caches_v_only(run: _Run) -> bool:
+    """Whether K is to be rebuilt from V. On its own g4c decides so where nothing else fits, and says why."""
+    from g4c.estimate.kv import choose_kv
+
+    options = run.options
+    if options.kv != "auto" or options.pipeline is not None:
+        return options.kv == "v-only"
+    choice = choose_kv(
+        run.config,
+        target=options.target,
+        context=options.max_context,
+        batch=options.batch,
+        dtype=DTYPES[options.dtype],
+        tp=options.tp,
+    )
+    if choice.kind == "v-only":
+        run.reporter.note(f"--kv v-only is chosen: {choice.reason}")
+    return choice.kind == "v-only"
+
+
+def _report_rebuilt_keys(run: _Run, stats: dict[str, int]) -> None:
+    """Say what rebuild-keys saved and what it costs. G4C-C032 where it rebuilt less than the model allows."""
+    wanted = sum(layer.k_eq_v and layer.donor is None for layer in run.config.layers)
+    if stats["caches"] < wanted:
+        message = f"--kv v-only: K of {stats['caches']} of {wanted} layers could be proven to follow from V"
+        raise G4cError("G4C-C032", message, help="rebuild-keys needs canonicalize and precompute-rope before it")
+    run.reporter.note(
+        f"kv: K of {wanted} layer{'s' * (wanted > 1)} is rebuilt from V: {_size(stats['cache_bytes'])} of caches less, "
+        f"up to {stats['operations'] / 1e6:.1f} million elementwise operations and {_size(stats['bytes'])} moved more "
+        "per execution"
+    )
+
+
+def _pipeline(options: CompileOptions, v_only: bool) -> Pipeline:
     """The passes of this compile: the default or the user's, with what other options ask for in its place."""
-    from g4c.passes.pipeline import Pipeline, parse_pipeline
+    from g4c.passes.pipeline import parse_pipeline
     from g4c.passes.pipelines import DEFAULT_PIPELINE
-    from g4c.passes.split_logits import SplitLogits
+    from g4c.passes.rebuild_keys import RebuildKeys
 
     pipeline = parse_pipeline(DEFAULT_PIPELINE if options.pipeline is None else options.pipeline)
-    if options.candidates:
-        place = next((i for i, name in enumerate(pipeline.names) if name in _CUTS), len(pipeline))
-        added = Pipeline.of(SplitLogits(options.candidates)).entries
-        pipeline = Pipeline((*pipeline.entries[:place], *added, *pipeline.entries[place:]))
+    if v_only:
+        before = [i for i, name in enumerate(pipeline.names) if name in RebuildKeys.runs_after]
+        pipeline = _with(pipeline, max(before, default=-1) + 1, RebuildKeys())
     return pipeline
+
+
+def _with(pipeline: Pipeline, place: int, step: Pass) -> Pipeline:
+    """`pipeline` with `step` at `place`."""
+    added = type(pipeline).of(step).entries
+    return type(pipeline)((*pipeline.entries[:place], *added, *pipeline.entries[place:]))
 
 
 def _for_cpu(run: _Run, module: Module) -> Module:

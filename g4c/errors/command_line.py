@@ -103,16 +103,22 @@ CATALOGUE: dict[str, Entry] = {
         "of your own can leave passes out itself.",
         USAGE,
     ),
-    "G4C-C040": Entry(
-        "bad --sample",
-        "--sample is `host` (the programs return logits), `on-device` (they return the best token of each row and its "
-        "log-probability) or `on-device:K` (the K best). K is at least 1 and at most 256 and the vocabulary: each "
-        "candidate takes a round over the logits, and beyond that returning the logits is cheaper.",
+    "G4C-C030": Entry(
+        "no K to rebuild",
+        "--kv v-only caches V alone in layers whose K is computed from the same projection (attention_k_eq_v: the full "
+        "layers of 12B, 26B-A4B and 31B). E2B and E4B have none.",
         USAGE,
     ),
-    "G4C-C041": Entry(
-        "candidates asked for twice",
-        "--sample on-device puts split-logits into the pipeline, and --pipeline has it already. Give one of them.",
+    "G4C-C031": Entry(
+        "--kv and a pipeline that decides the same",
+        "--kv puts rebuild-keys into the pipeline or leaves it out. With --pipeline, either give --kv v-only and leave "
+        "rebuild-keys to it, or write the pass into the pipeline and leave --kv out.",
         USAGE,
+    ),
+    "G4C-C032": Entry(
+        "K cannot be rebuilt with this pipeline",
+        "--kv v-only was asked for, but rebuild-keys could not prove for every layer of the model that has its K and V "
+        "from one projection that K follows from V. With the default pipeline it can; a --pipeline needs canonicalize "
+        "and precompute-rope, which make the RoPE tables that K is rebuilt with.",
     ),
 }

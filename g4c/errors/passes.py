@@ -115,8 +115,8 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "G4C-P063": Entry(
         "an op other than attention reads a windowed cache",
-        "It would see the slots of a ring, which are those of other positions. window-kv-cache comes before passes that\n"
-        "make such ops of an update or of keys (mask-kv-updates, rebuild-keys).",
+        "It would see the slots of a ring, which are those of other positions. window-kv-cache comes before passes\n"
+        "that make such ops of an update or of keys (mask-kv-updates, rebuild-keys).",
     ),
     "G4C-P064": Entry(
         "the positions of a windowed cache's readers and writers differ",
@@ -125,9 +125,9 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "G4C-P090": Entry(
         "a program's result is not known to be logits",
-        "split-logits replaces logits, which it knows by what they are: the only result beside caches of a program\n"
-        "that embeds tokens, the product of a stored head onto the vocabulary of that embedding, softcapped or not.\n"
-        "It comes before passes that take the head apart (tile-contractions, split-matvec).",
+        "split-logits replaces logits, which it knows by what they are: the only result beside caches of a program that\n"
+        "embeds tokens, the product of a stored head onto the vocabulary of that embedding, softcapped or not. It comes\n"
+        "before passes that take the head apart (tile-contractions, split-matvec).",
     ),
     "G4C-P091": Entry(
         "split-logits cannot give so many candidates",
