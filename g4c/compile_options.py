@@ -24,14 +24,17 @@ if TYPE_CHECKING:
 # Options that change how g4c works, not what it makes.
 _NOT_IN_KEY = frozenset({"output", "dump_dir", "verify_each", "force", "model"})
 DTYPES = {"bfloat16": DType.BF16, "float32": DType.F32}
+_SAMPLES = {"host": 0, "on-device": 1}
 KV_KINDS = ("full", "v-only", "auto")
+MAX_CANDIDATES = 256  # what top_k is lowered for
 _VERSIONED = ("torch", "transformers", "torch-mlir", "jaxlib", "numpy", "ml_dtypes", "protobuf")
 
 
 @dataclass(frozen=True)
 class CompileOptions:
-    """What to compile and how. `model`: variant name, config.json or checkpoint directory. `kv`: full (K and V are
-    cached), v-only (where K can be rebuilt from V, V alone is), or auto (v-only where only that fits)."""
+    """What to compile and how. `model`: variant name, config.json or checkpoint directory. `sample`: host (programs
+    return logits) or on-device[:K] (they return the K best tokens, 1 by default). `kv`: full (K and V are cached),
+    v-only (where K can be rebuilt from V, V alone is), or auto (v-only where only that fits)."""
 
     model: str
     output: Path
@@ -41,6 +44,7 @@ class CompileOptions:
     max_context: int = 2048
     dtype: str = "bfloat16"
     logit_rows: int = 1
+    sample: str = "host"
     kv: str = "auto"
     target: str = "trn2"
     pipeline: str | None = None
@@ -54,8 +58,21 @@ class CompileOptions:
         """What the bundle is called: the variant, or the file or directory without its suffix."""
         return Path(self.model).resolve().stem if Path(self.model).exists() else self.model
 
+    @property
+    def candidates(self) -> int:
+        """How many of the best tokens a program returns in place of logits; 0: logits. G4C-C002, C040."""
+        where, _, count = self.sample.partition(":")
+        if where not in _SAMPLES:
+            raise unknown_value("--sample", where, _SAMPLES)
+        if self.sample in _SAMPLES:
+            return _SAMPLES[self.sample]
+        if where == "host" or not count.isdecimal() or not 1 <= int(count) <= MAX_CANDIDATES:
+            wanted = f"host, on-device or on-device:K with K from 1 to {MAX_CANDIDATES}"
+            raise G4cError("G4C-C040", f"--sample takes {wanted}, got {self.sample}")
+        return int(count)
+
     def check(self, config: ModelConfig) -> None:
-        """Refuse what cannot be compiled for `config`: coded errors C002, C004 to C006, C014, C030, C031."""
+        """Refuse what cannot be compiled for `config`: coded errors C002 to C006, C014, C030, C031, C040, C041."""
         if self.target not in TARGETS:
             raise unknown_value("target", self.target, TARGETS)
         if self.tp != 1:
@@ -70,6 +87,12 @@ class CompileOptions:
             message = f"--max-context {self.max_context} exceeds the model's {config.max_positions} positions"
             raise G4cError("G4C-C006", message, where=config.source)
         self._check_kv(config)
+        if self.candidates > config.vocab_size:
+            message = f"--sample {self.sample} asks for more candidates than the model has tokens, {config.vocab_size}"
+            raise G4cError("G4C-C040", message, where=config.source)
+        if self.candidates and "split-logits" in (self.pipeline or ""):
+            message = f"--sample {self.sample} appends split-logits, --pipeline has it already"
+            raise G4cError("G4C-C041", message, help="give --sample, or split-logits{k=K} in --pipeline")
 
     def _check_kv(self, config: ModelConfig) -> None:
         if self.kv not in KV_KINDS:

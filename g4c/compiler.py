@@ -37,6 +37,7 @@ _COMPANIONS = (
     "chat_template.jinja",
     "generation_config.json",
 )
+_CUTS = ("specialize-layers", "tile-contractions")  # from there on a program is not whole, or not at GRAPH level
 
 
 class Phase(Protocol):
@@ -135,6 +136,7 @@ def _build(run: _Run, writer: BundleWriter, checkpoint: CheckpointIndex | None) 
         "pipeline": pipeline,
         "target": options.target,
         "dtype": DTYPES[options.dtype].mlir,
+        "vocabulary": run.config.vocab_size,
         "batch": options.batch,
         "max_context": options.max_context,
         "bos_token_id": run.config.bos_token_id,
@@ -213,11 +215,15 @@ def _pipeline(options: CompileOptions, v_only: bool) -> Pipeline:
     from g4c.passes.pipeline import parse_pipeline
     from g4c.passes.pipelines import DEFAULT_PIPELINE
     from g4c.passes.rebuild_keys import RebuildKeys
+    from g4c.passes.split_logits import SplitLogits
 
     pipeline = parse_pipeline(DEFAULT_PIPELINE if options.pipeline is None else options.pipeline)
     if v_only:
         before = [i for i, name in enumerate(pipeline.names) if name in RebuildKeys.runs_after]
         pipeline = _with(pipeline, max(before, default=-1) + 1, RebuildKeys())
+    if options.candidates:
+        place = next((i for i, name in enumerate(pipeline.names) if name in _CUTS), len(pipeline))
+        pipeline = _with(pipeline, place, SplitLogits(options.candidates))
     return pipeline
 
 

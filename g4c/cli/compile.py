@@ -25,6 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     option("--max-context", type=integer, metavar="N", help="positions of the caches (default 2048)")
     option("--dtype", choices=("bfloat16", "float32"), help="element type of the model (default bfloat16)")
     option("--logit-rows", type=integer, metavar="N", help="positions a prefill returns logits for (default 1)")
+    option("--sample", metavar="WHERE", help="host: return logits; on-device[:K]: the K best tokens (default host)")
     option("--kv", choices=("full", "v-only", "auto"), help="cache K and V, or only V where K follows (default auto)")
     option("--target", metavar="NAME", help="trn1, inf2, trn2, trn3 or cpu (default trn2)")
     option("--pipeline", metavar="PASSES", help="passes to run instead of the default pipeline: g4c list passes")

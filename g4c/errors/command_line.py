@@ -121,4 +121,16 @@ CATALOGUE: dict[str, Entry] = {
         "from one projection that K follows from V. With the default pipeline it can; a --pipeline needs canonicalize "
         "and precompute-rope, which make the RoPE tables that K is rebuilt with.",
     ),
+    "G4C-C040": Entry(
+        "bad --sample",
+        "--sample is `host` (the programs return logits), `on-device` (they return the best token of each row and its "
+        "log-probability) or `on-device:K` (the K best). K is at least 1 and at most 256 and the vocabulary: each "
+        "candidate takes a round over the logits, and beyond that returning the logits is cheaper.",
+        USAGE,
+    ),
+    "G4C-C041": Entry(
+        "candidates asked for twice",
+        "--sample on-device puts split-logits into the pipeline, and --pipeline has it already. Give one of them.",
+        USAGE,
+    ),
 }

@@ -123,11 +123,18 @@ CATALOGUE: dict[str, Entry] = {
         "New rows, queries and the positions that slots hold must go by one and the same value, or it is not known\n"
         "whether a ring holds what the window sees.",
     ),
+    "G4C-P080": Entry(
+        "tiles that the tensor engine does not take",
+        "tile-contractions cuts for an array of 128 partitions: at most 128 partitions and 128 columns of a stationary\n"
+        "tile (partition, q-tile), at most 512 columns of a moving one, which fill a PSUM bank (moving, kv-tile). All\n"
+        "are even, as RoPE rotates pairs.",
+        2,
+    ),
     "G4C-P090": Entry(
         "a program's result is not known to be logits",
-        "split-logits replaces logits, which it knows by what they are: the only result beside caches of a program that\n"
-        "embeds tokens, the product of a stored head onto the vocabulary of that embedding, softcapped or not. It comes\n"
-        "before passes that take the head apart (tile-contractions, split-matvec).",
+        "split-logits replaces logits, which it knows by what they are: the only result beside caches of a program\n"
+        "that embeds tokens, the product of a stored head onto the vocabulary of that embedding, softcapped or not.\n"
+        "It comes before passes that take the head apart (tile-contractions, split-matvec).",
     ),
     "G4C-P091": Entry(
         "split-logits cannot give so many candidates",
@@ -137,13 +144,6 @@ CATALOGUE: dict[str, Entry] = {
     "G4C-P092": Entry(
         "programs give another number of candidates already",
         "split-logits was run with another `k`. The logits are gone; start from the module before it.",
-        2,
-    ),
-    "G4C-P080": Entry(
-        "tiles that the tensor engine does not take",
-        "tile-contractions cuts for an array of 128 partitions: at most 128 partitions and 128 columns of a stationary\n"
-        "tile (partition, q-tile), at most 512 columns of a moving one, which fill a PSUM bank (moving, kv-tile). All\n"
-        "are even, as RoPE rotates pairs.",
         2,
     ),
 }
