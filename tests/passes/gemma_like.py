@@ -35,12 +35,12 @@ def inverse_frequencies(kind: str, dim: int | None = None) -> np.ndarray:
 class GemmaLike:
     """Sizes of the model. `pattern`: one letter per layer, S or F; the last `shared` layers read their donor's cache.
 
-    `donors`: which layer's cache each layer reads, where that is not the last own one of its kind. `shared_write`:
-    shared layers write their own caches; without it what they compute for them is dead. `kv_heads`, `full_kv_heads`:
-    on sliding and on full layers, 0: the same. `head_dims`: likewise. `ple`: 0 for none. `mlp_norms`: whether there are
-    norms before and after the MLP and after the per-layer input, too; without them a deep model's values explode.
-    `logit_rows`: how many rows a prefill gives logits of, 0: as many as it has. `k_eq_v`: kinds of layers whose V is
-    k_proj's.
+    `donors`: which layer's cache each layer reads, where that is not the last own one of its kind. `windows`: of each
+    layer, where that is not `window` on sliding layers and 0 on full ones. `shared_write`: shared layers write their
+    own caches; without it what they compute for them is dead. `kv_heads`, `full_kv_heads`: on sliding and on full
+    layers, 0: the same. `head_dims`: likewise. `ple`: 0 for none. `mlp_norms`: whether there are norms before and after
+    the MLP and after the per-layer input, too; without them a deep model's values explode. `logit_rows`: how many rows
+    a prefill gives logits of, 0: as many as it has. `k_eq_v`: kinds of layers whose V is k_proj's.
     """
 
     pattern: str = "SSFSF"
@@ -62,6 +62,7 @@ class GemmaLike:
     k_eq_v: str = ""
     mlp_norms: bool = False
     donors: tuple[int, ...] = ()
+    windows: tuple[int, ...] = ()
     dtype: DType = DType.F32
 
     @property
@@ -78,6 +79,10 @@ class GemmaLike:
 
     def shares(self, layer: int) -> bool:
         return self.donor(layer) != layer
+
+    def window_of(self, layer: int) -> int:
+        """0: the layer sees everything."""
+        return self.windows[layer] if self.windows else self.window * (self.pattern[layer] == "S")
 
     def head_dim(self, kind: str) -> int:
         return self.head_dims["SF".index(kind)]
@@ -250,8 +255,7 @@ class _Program:
             for part, new in (("k", k), ("v", v)):
                 self.states[f"layers.{layer}.{part}"] = self.write(self.states[f"layers.{layer}.{part}"], new)
         k, v = (self.states[f"layers.{donor}.{part}"] for part in "kv")
-        window = sizes.window if kind == "S" else 0
-        y = self.emit(ops.AttentionOp(q, (k,), (v,), self.positions, (self.held,), 1.0, window))
+        y = self.emit(ops.AttentionOp(q, (k,), (v,), self.positions, (self.held,), 1.0, sizes.window_of(layer)))
         self.at(f"model.{name}.o_proj")
         return self.linear(self.reshape(y, sizes.batch, self.length, sizes.heads * dim), f"{name}.o_proj", sizes.hidden)
 
