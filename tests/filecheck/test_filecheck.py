@@ -1,7 +1,7 @@
 """Runs every .mlir file of this folder: the pipeline of its first line, then its CHECK directives on the result.
 
 The IR is verified around every pass, the numbers of every program are compared before and after each pass, and the
-pipeline is run once more on its own result, which it must leave alone.
+pipeline is run once more on its own result, which it must leave alone, or refuse where it has raised the level.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import pytest
 from filecheck.matcher import Matcher
 from filecheck.options import Options
 
+from g4c.errors import G4cError
 from g4c.ir.parser import parse_module
 from g4c.ir.printer import print_module
 from g4c.passes.manager import PipelineOptions, run_pipeline
@@ -44,10 +45,15 @@ def test_file(path: Path, tmp_path: Path) -> None:
     pipeline = header_pipeline(text)
     assert pipeline, "the first line names the pipeline"
     module = parse_module(text, file=path.name)
+    level = module.level
     assert run_pipeline(module, parse_pipeline(pipeline), OPTIONS).modified
     output = tmp_path / "output.mlir"
     output.write_text(print_module(module), encoding="utf-8")
     check(path, output)
+    if module.level is not level:
+        with pytest.raises(G4cError, match=f"runs at {level.value} level"):
+            run_pipeline(module, parse_pipeline(pipeline), OPTIONS)
+        return
     assert not run_pipeline(module, parse_pipeline(pipeline), OPTIONS).modified
 
 

@@ -1,7 +1,7 @@
 """Programs in tiles against Hugging Face's logits: on XLA's CPU backend, and tile by tile in the interpreter.
 
-Small models with the structure of E2B, E4B and 31B, the whole pipeline before the tiles. Tiles of 12 by 8 make schedules
-that skip: prompts are chunks past window and ring. Tiles of 128 meet a chunk that is no multiple of them.
+Small models with the structure of E2B, E4B and 31B, the whole pipeline before the tiles. Tiles of 12 by 8 make
+schedules that skip: prompts are chunks past window and ring. Tiles of 128 meet a chunk that is no multiple of them.
 """
 
 from __future__ import annotations
