@@ -122,7 +122,7 @@ def test_one_bad_log_probability_does_not_pass() -> None:
 
 def test_wrong_tokens_are_contested_however_likely_they_are_said_to_be() -> None:
     """One that is not among the best; the second best in the first place; one twice; one outside of the vocabulary;
-    an order that ascends."""
+    the two best in each other's place."""
     for place, token in ((2, int(WANTED[9].argmin())), (0, None), (3, None), (4, 200)):
         found = best(WANTED, 5)
         if token is None:
@@ -134,6 +134,18 @@ def test_wrong_tokens_are_contested_however_likely_they_are_said_to_be() -> None
     found.tokens[9, :2] = found.tokens[9, 1::-1]
     found.logprobs[9, :2] = found.logprobs[9, 1::-1]
     row = compare_candidates("a", found, WANTED)
+    assert (row.contested, row.passes) == (1, False)
+
+
+def test_log_probabilities_that_ascend_are_contested() -> None:
+    """However little, and however right each of them is to the tolerance."""
+    wanted = WANTED.copy()
+    wanted[9, [3, 8]] = wanted[9].max() + 1
+    found = best(wanted, 5)
+    assert compare_candidates("a", found, wanted).passes
+    found.logprobs[9, 1] += 1e-6
+    row = compare_candidates("a", found, wanted)
+    assert row.max_relative < 1e-6
     assert (row.contested, row.passes) == (1, False)
 
 
