@@ -125,9 +125,9 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "G4C-P080": Entry(
         "tiles that the tensor engine does not take",
-        "tile-contractions cuts for an array of 128 partitions: at most 128 partitions and 128 columns of a stationary\n"
-        "tile (partition, q-tile), at most 512 columns of a moving one, which fill a PSUM bank (moving, kv-tile). All\n"
-        "are even, as RoPE rotates pairs.",
+        "tile-contractions cuts for an array of 128 partitions: at most 128 partitions and 128 columns of a\n"
+        "stationary tile (partition, q-tile), at most 512 columns of a moving one, which fill a PSUM bank (moving,\n"
+        "kv-tile). All are even, as RoPE rotates pairs.",
         2,
     ),
     "G4C-P090": Entry(

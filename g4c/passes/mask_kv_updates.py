@@ -29,10 +29,11 @@ class MaskKvUpdates(Pass):
 
     XLA's CPU backend copies the whole cache for a scatter and widens a bf16 one to f32 on the way; a select over a
     cache that is updated in place does neither. A slot is written if the position that it holds afterwards is one of
-    the new ones. The mask has the cache's full shape, which XLA likes best. Of several new rows each slot reads its own.
+    the new ones. The mask has the cache's full shape, which XLA likes best. Of several new rows each slot reads its
+    own.
 
     before:  %1 = "g4.kv_update"(%cache, %x, %positions) : (tensor<1x8x1x4xbf16>, ...) -> tensor<1x8x1x4xbf16>
-    after:   %2 = "g4.held_positions"(%positions) {slots = 8 : i64, updated = true} : (tensor<1x1xi32>) -> tensor<1x8xi32>
+    after:   %2 = "g4.held_positions"(%positions) {slots = 8 : i64, updated = true} : (...) -> tensor<1x8xi32>
              %3 = "g4.max"(%positions, %zero) : (tensor<1x1xi32>, tensor<i32>) -> tensor<1x1xi32>
              %4 = "g4.compare"(%2, %3) {direction = "ge"} : (...) -> tensor<1x8x1x4xi1>
              %5 = "g4.select"(%4, %x, %cache) : (...) -> tensor<1x8x1x4xbf16>

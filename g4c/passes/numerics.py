@@ -1,9 +1,9 @@
 """Does a pass keep the numbers? Runs programs on the reference interpreter before and after, on the same random data.
 
 In: modules. Out: nothing, or G4C-P012 with the first result that differs. Data is drawn per name from the name itself,
-so that a module and its rewritten form see the same weights and inputs whatever order or number they have. Programs with
-caches run several times in a row, from empty caches: what a cache looks like is a pass's own business, what comes out
-is not.
+so that a module and its rewritten form see the same weights and inputs whatever order or number they have. Programs
+with caches run several times in a row, from empty caches: what a cache looks like is a pass's own business, what comes
+out is not.
 """
 
 from __future__ import annotations

@@ -46,9 +46,10 @@ _ALL: tuple[type[Pass], ...] = (
 )
 PASSES: dict[str, type[Pass]] = {cls.name: cls for cls in _ALL}
 
-# Simplify first, so that patterns are met in one form. Passes that follow values from layer to layer see whole programs;
-# rings before pruning, which must see what shared layers read; projections are joined last, when it is settled which
-# rows each one works on. Cutting the layers out comes at the end, so that what became of a layer decides its kind.
+# Simplify first, so that patterns are met in one form. Passes that follow values from layer to layer see whole
+# programs; rings before pruning, which must see what shared layers read; projections are joined last, when it is
+# settled which rows each one works on. Cutting the layers out comes at the end, so that what became of a layer decides
+# its kind.
 DEFAULT_PIPELINE = (
     "canonicalize,precompute-rope,eliminate-shared-kv,window-kv-cache,prune-prefill,precompute-ple,"
     "fold-norms,fuse-projections,canonicalize,cse,dce,specialize-layers"

@@ -5,7 +5,8 @@ shape, not on the order of requests, the number of threads or the dtype (values 
 No norm weight, scalar or table is left at a value that would hide a mistake: q_norm and k_norm in [0.1, 0.2], because
 attention scores are unscaled and sum over 256 or 512 products (wider ranges make 35 layers amplify f32 rounding to 1e-4
 of the logits), other norm weights in [0.5, 1.5], layer_scalar in [0.5, 0.9]; matrices are normal with variance
-1 / fan-in, the router's with variance 1, because its input was scaled down by the root of the fan-in. 16 random bits select each value from a table of quantiles: faster than drawing normals.
+1 / fan-in, the router's with variance 1, because its input was scaled down by the root of the fan-in. 16 random bits
+select each value from a table of quantiles: faster than drawing normals.
 Invariant: peak memory is the result plus one small block per thread.
 """
 

@@ -170,7 +170,9 @@ def test_a_bf16_checkpoint_runs_in_bf16(plain: Path, tmp_path: Path, capsys: pyt
     assert opened.dtype.mlir == "bf16"
     packed = open_packed(opened.packed_weights[0], opened.weights)
     prompt = PROMPT[:128]
-    logits = Session(opened, packed, threads=1).prefill([prompt], [range(128)], [list(range(128))])[0].astype(np.float32)
+    logits = (
+        Session(opened, packed, threads=1).prefill([prompt], [range(128)], [list(range(128))])[0].astype(np.float32)
+    )
     with torch.no_grad():
         exact, rounded = (
             hf_model(half, CAUSAL, dtype)(torch.tensor([prompt])).logits[0].float().numpy()

@@ -60,7 +60,7 @@ def test_weights_are_packed_and_companions_copied(bundle: Path, checkpoint: Path
     assert [path.name for path in opened.packed_weights] == ["rank-0.safetensors"]
     assert opened.eos_token_ids == (1, 50)
     assert (bundle / "generation_config.json").read_bytes() == (checkpoint / "generation_config.json").read_bytes()
-    assert opened.manifest["weights"]["layers.0.self_attn.q_proj.weight"]["shape"] == [2048, 128]
+    assert opened.manifest["weights"]["layers.0.self_attn.qkv_proj.weight"]["shape"] == [2048 + 2 * 256, 128]
     assert len(opened.caches) == 10
 
 

@@ -20,8 +20,9 @@ class AttentionOp(Op):
     """y[b,i,h] = sum_j softmax_j(scale * q[b,i,h] . k[b,j,g]) * v[b,j,g], g = h // (H / K), over the keys i sees.
 
     sees(i, j) = 0 <= kp[b,j] <= p[b,i] and (window == 0 or kp[b,j] > p[b,i] - window), p the positions of the queries
-    and kp those of the keys. q [b, s, H, d]; keys and values come in segments [b, m, K, d] with key_positions [b, m] i32, and
-    count as concatenated. Scores and softmax in f32; probabilities are rounded to the operand type before they meet v.
+    and kp those of the keys. q [b, s, H, d]; keys and values come in segments [b, m, K, d] with key_positions [b, m]
+    i32, and count as concatenated. Scores and softmax in f32; probabilities are rounded to the operand type before they
+    meet v.
     The window counts the query itself. A query that sees no key gives zeros (a lowering may give any finite value: only
     padding has such queries).
     """
