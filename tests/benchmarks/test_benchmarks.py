@@ -80,3 +80,27 @@ def test_decode_cpu(tmp_path: Path, model: Path) -> None:
     assert len(samples) == 4
     assert all(math.isfinite(sample) and sample > 0 for sample in samples)
     assert result["cosine"] > 0.99
+
+
+def test_passes(tmp_path: Path, model: Path) -> None:
+    sizes = ["--hidden", "64", "--vocabulary", "128", "--bucket", "8", "--max-context", "32", "--threads", "1"]
+    chosen = ["--passes", "prune-prefill", "--add", "rebuild-keys", "--steps", "2", "--repeat", "1"]
+    result = run(tmp_path, "passes", "--variant", model.name, *sizes, *chosen)
+    rows = {row["name"]: row for row in result["rows"]}
+    assert list(rows) == ["all passes", "prune-prefill", "rebuild-keys, added"]
+    for row in rows.values():
+        samples = [
+            sample for side in (row["off"], row["on"]) for name in ("prefill", "decode") for sample in side[name]
+        ]
+        assert len(samples) == 4
+        assert all(math.isfinite(sample) and sample > 0 for sample in samples)
+        assert all(ratio > 0 for ratio in row["ratios"].values())
+    whole, pruned = rows["all passes"], rows["prune-prefill"]
+    assert whole["cosine"] > 0.999
+    assert pruned["cosine"] > 0.999
+    assert not rows["rebuild-keys, added"]["changed"], "K is not V in this model"
+    assert whole["ratios"]["prefill_flops"] > pruned["ratios"]["prefill_flops"] > 1
+    assert pruned["ratios"]["decode_flops"] == pruned["ratios"]["kv_bytes"] == 1
+    assert whole["ratios"]["kv_bytes"] > 1
+    assert whole["on"]["costs"]["weight_bytes"] < whole["off"]["costs"]["weight_bytes"]
+    assert whole["on"]["costs"]["prefill_hlo"] > 0
