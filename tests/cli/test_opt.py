@@ -1,4 +1,4 @@
-"""g4c opt beyond pipelines: asking a raising rule why it does not match."""
+"""g4c opt beyond pipelines: names for whole ones; asking a raising rule why it does not match."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from g4c.cli.main import main
+from g4c.passes.pipelines import NAMED_PIPELINES
 
 ALMOST_A_NORM = """\
 module @test attributes {g4.level = "graph"} {
@@ -46,3 +47,18 @@ def test_unknown_rules_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     path.write_text(ALMOST_A_NORM.replace("KIND", "mean"))
     assert main(["opt", str(path), "--why-not", "raise-rmsnorm"]) == 2
     assert "did you mean 'raise-rms-norm'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", NAMED_PIPELINES)
+def test_a_name_stands_for_a_pipeline(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Stats of every pass show what ran."""
+    path = tmp_path / "norm.mlir"
+    path.write_text(ALMOST_A_NORM.replace("KIND", "mean"))
+    outputs = []
+    for pipeline in (name, NAMED_PIPELINES[name]):
+        assert main(["opt", str(path), "--pipeline", pipeline, "--pass-stats"]) == 0
+        outputs.append(capsys.readouterr())
+    assert outputs[0] == outputs[1]
+    last = NAMED_PIPELINES[name].split(",")[-1].partition("{")[0]
+    assert f"_{last}: " in outputs[0].err.splitlines()[-1]
+    assert ('g4.level = "tiled"' in outputs[0].out) == (name == "tiled")
