@@ -194,7 +194,7 @@ class _Walk:
             case CallOp():
                 callee = self.sites.callee(op)
                 self.todo.append((callee.results[op.results.index(value)].value, start, limit))
-            case ReshapeOp() if whole and op.x.shape[-1:] and not op.x.shape[-1] % self.width:
+            case ReshapeOp() if whole and all(other.shape[-1] % self.width == 0 for other in (op.x, op.result)):
                 self.todo += [(other, 0, other.shape[-1]) for other in (op.x, op.result)]
             case SliceOp():
                 self.cut(op, operand, start, limit)

@@ -115,3 +115,24 @@ def test_attention(case: tuple[int, ...], dtype: DType) -> None:
     assert scores == op.cost().flops // (4 * width)
     assert (op.skipped > 0) == (parts > 1)
     assert sum(shape[-1] == width for shape in dots(proto)) >= parts
+
+
+def test_queries_that_visit_nothing() -> None:
+    """A window behind the chunk's first rows ends the past: zeros, as in the reference."""
+    function = Function("decode", "program")
+    q, k = (function.add_param(name, TensorType((1, 8, 2, 16), DType.F32)) for name in "qk")
+    positions = function.add_param("positions", TensorType((1, 8), DType.S32))
+    held = function.append(ops.HeldPositionsOp(positions, 8, False)).result
+    cuts = [Cut.of("past", 8, 4)]
+    schedule = tuple(map(str, plan(Cut.of("q", 8, 4), cuts, 4)))
+    assert schedule == ("q 0:4 | past *", "q 4:8 | past - (* old)")
+    op = function.append(
+        ops.TiledAttentionOp((q,), (k,), (k,), positions, (held,), 1.0, 4, ("past 8 = 2*4",), schedule)
+    )
+    arrays = [draw(1, 8, 2, 16, seed=i, dtype=DType.F32) for i in range(2)]
+    at = np.arange(8, 16, dtype=np.int32)[None]
+    (found,) = run(lowered(function, op.results), [*arrays, at])
+    wanted = op.reference(*arrays, arrays[1], at, ops.HeldPositionsOp(positions, 8, False).reference(at))
+    assert (wanted[:, 3:] == 0).all()
+    seen = [0, 1, 2, *range(4, 8)]  # row 3 sees nothing either, but that is a matter of the mask
+    np.testing.assert_allclose(found[:, seen], wanted[:, seen], **TOLERANCE[DType.F32])

@@ -477,3 +477,40 @@ def test_a_part_of_a_weight_that_is_not_joined() -> None:
     (name,) = (name for name in module.weights if "qkv_proj" in name)
     module.weights[name] = Weight.stored(name, module.weights[name].type)
     kept(module, f"the rows of {name} are not joined from whole projections")
+
+
+def test_narrow_heads_are_one_tile() -> None:
+    """Heads of at most 128 dims, as those of vision towers, are not split; 72 of 128 partitions are enough."""
+    module = before(FORMS["layers"], head_dims=(72, 64))
+    same = Same(module)
+    stats = tiled(module)
+    assert stats["heads_split"] == stats["heads_kept"] == 0
+    attentions = [op for function in module.functions.values() for op in function.ops_of(ops.TiledAttentionOp)]
+    assert {tuple(tile.shape[3] for tile in op.q) for op in attentions} == {(72,), (64,)}
+    same.check(module)
+
+
+@pytest.mark.parametrize("reader", ["another op", "a result"])
+def test_key_positions_that_something_else_needs(reader: str) -> None:
+    """Then callers go on passing what the cache holds, and the layer itself computes what it held before."""
+    module = before(FORMS["layers"])
+    same = Same(module)
+    body = module.functions["decode.full_own"]
+    held = body.param("key_positions")
+    if reader == "another op":
+        body.ops.insert(0, ops.AddOp(held, held))
+    else:
+        body.results.append(Result(held, "held"))
+        for program in module.programs:
+            for call in list(program.ops_of(ops.CallOp)):
+                if call.callee.name == body.name:
+                    new = ops.CallOp(call.args, call.callee, (*call.types, held.type), loc=call.loc)
+                    program.ops[program.ops.index(call)] = new
+                    program.replace_uses(dict(zip(call.results, new.results[:-1], strict=True)))
+    assert tiled(module)["parted"] == 3 * 2
+    (attention,) = body.ops_of(ops.TiledAttentionOp)
+    before_update = attention.key_positions[0].owner
+    assert isinstance(before_update, ops.HeldPositionsOp)
+    assert not before_update.updated
+    assert body.ops.index(before_update) < body.ops.index(attention)
+    same.check(module)
