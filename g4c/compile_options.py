@@ -72,9 +72,15 @@ class CompileOptions:
         return int(count)
 
     def check(self, config: ModelConfig) -> None:
-        """Refuse what cannot be compiled for `config`: coded errors C002 to C006, C014, C030, C031, C040, C041."""
+        """Refuse what cannot be compiled for `config`: coded errors C002 to C006, C014, C030, C031, C040, C041.
+
+        P001 to P006 where the pipeline is not one.
+        """
+        from g4c.passes.pipeline import parse_pipeline
+
         if self.target not in TARGETS:
             raise unknown_value("target", self.target, TARGETS)
+        parse_pipeline(self.pipeline or "")
         if self.tp != 1:
             message = f"--tp {self.tp} is not supported"
             raise G4cError("G4C-C004", message, help="supported: --tp 1, one logical NeuronCore")

@@ -234,12 +234,18 @@ def _with(pipeline: Pipeline, place: int, step: Pass) -> Pipeline:
 
 
 def _for_cpu(run: _Run, module: Module) -> Module:
-    """`module` in the form that the CPU backend runs fastest. Its dumps go into a directory of their own, `cpu`."""
+    """`module` in the form that the CPU backend runs fastest. Its dumps go into a directory of their own, `cpu`.
+
+    Only for GRAPH level: what is tiled runs as it is.
+    """
+    from g4c.ir.op import Level
     from g4c.passes.manager import PipelineOptions, run_pipeline
     from g4c.passes.pipeline import parse_pipeline
     from g4c.passes.pipelines import CPU_PIPELINE
 
     copy = module.copy()
+    if module.level is not Level.GRAPH:
+        return copy
     dump_dir = None if run.options.dump_dir is None else run.options.dump_dir / "cpu"
     watch = PipelineOptions(verify_each=run.options.verify_each, dump_dir=dump_dir, sink=run.reporter.detail)
     run_pipeline(copy, parse_pipeline(CPU_PIPELINE), watch)

@@ -40,7 +40,7 @@ class MaskKvUpdates(Pass):
     """
 
     name = "mask-kv-updates"
-    runs_after = ("specialize-layers", "eliminate-shared-kv")
+    runs_after = ("specialize-layers", "eliminate-shared-kv", "window-kv-cache", "rebuild-keys")
 
     def run(self, module: Module, ctx: PassContext) -> PassResult:
         rewritten = sum(_rewrite(function) for function in module.functions.values())
