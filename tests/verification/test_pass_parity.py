@@ -94,6 +94,7 @@ ALONE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "pipeline"), ALONE, ids=lambda text: text.removeprefix(BASE))
 def test_each_pass_alone(name: str, pipeline: str) -> None:
     check_f32(name, 3, f"{pipeline},{END}")
@@ -111,6 +112,7 @@ def test_the_default_pipeline_with_rebuilt_keys() -> None:
     check_f32("31b-like", 3, steps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "off", ["window-kv-cache{pad=8}", "prune-prefill", "precompute-ple", "fold-norms", "fuse-projections"]
 )
