@@ -72,7 +72,8 @@ class _Summary:
         kept = {layer_of(op.loc.path) for op in wide}
         partly = tuple(layer for layer in layers if layer in touched and layer in kept)
         left = dict.fromkeys(op.loc.path for op in wide if op.cost().flops and layer_of(op.loc.path) in partly)
-        selection = next(program.ops_of(SelectRowsOp))
+        selections = (op for op in before if isinstance(op, SelectRowsOp))
+        selection = next(op for op in selections if op.rows.shape[1] < op.x.shape[1])
         return _Summary(
             len(pruned),
             selection.rows.shape[1],

@@ -63,6 +63,7 @@ class _Rewriter:
             op.replace_operands(mapping)
             if op in self.found:
                 rows = mapping.get(self.found[op], self.found[op])
+                self.origins.setdefault(rows, self.origins[self.found[op]])
                 pruned.append(self.on_rows(op, rows))
             elif isinstance(op, SelectRowsOp) and (op.x, op.rows) in self.chosen:
                 mapping[op.result] = self.rows_of(op.x, op.rows, op.loc)

@@ -92,7 +92,8 @@ def place_parts(module: Module) -> int:
     for family in _families(module):
         parts = family.parts()
         if any(reader.sliced or reader.range not in parts for reader in family.readers):
-            weights = {part: family.weight(part) for part in parts}
+            taken = set(module.weights) - {member.name for member in family.members}
+            weights = {part: _renamed(family.weight(part), taken) for part in parts}
             _enter(module, family, list(weights.values()))
             for function in {reader.function.name: reader.function for reader in family.readers}.values():
                 _Rewriter(function, family, weights).run()
@@ -152,6 +153,15 @@ def _whole(weight: Weight, axis: int) -> tuple[Weight, int]:
     return dataclasses.replace(weight, name=name, transforms=weight.transforms[:-1]), last.start
 
 
+def _renamed(weight: Weight, taken: set[str]) -> Weight:
+    """`weight` under a name that is not taken."""
+    number, name = 1, weight.name
+    while name in taken:
+        number += 1
+        name = f"{weight.name}_{number}"
+    return dataclasses.replace(weight, name=name)
+
+
 def _enter(module: Module, family: _Family, weights: list[Weight]) -> None:
     """Put `weights` where the first member of `family` was; the members go."""
     members = {member.name for member in family.members}
@@ -160,7 +170,6 @@ def _enter(module: Module, family: _Family, weights: list[Weight]) -> None:
         if name == family.members[0].name:
             table |= {new.name: new for new in weights}
         if name not in members:
-            assert name not in table, f"two different weights are called {name}"
             table[name] = weight
     module.weights = table
 

@@ -382,6 +382,18 @@ def test_a_part_of_a_transformed_weight() -> None:
     assert part.transforms == (Slice(0, 3, 6),)
 
 
+def test_a_name_that_is_taken() -> None:
+    other = Weight("w.rows_2_5", (dataclasses.replace(W.sources[0], key="v"),))
+    function = function_of(S)
+    b = Builder(function)
+    x = function.params[0]
+    y = b.emit(ops.LinearOp(x, b.emit(ops.SliceOp(b.load(W), (2, 0), (5, 4)))))
+    z = b.emit(ops.LinearOp(x, b.load(other)))
+    module = module_of(function, [y, z], [W, other])
+    run_checked(module, "precompute-ple")
+    assert list(module.weights) == ["w.rows_2_5_2", "w.rows_2_5"]
+
+
 def test_refuses_layer_functions() -> None:
     module = prepared(GemmaLike())
     run_once(module, "specialize-layers")

@@ -258,6 +258,25 @@ def test_rows_that_are_made_in_time() -> None:
     assert selections(function)[0].x is x
 
 
+def test_rows_that_are_chosen_twice() -> None:
+    """Equal choices of rows become one value, also where rows are chosen by it."""
+    function, b, x, rows = program(TensorType((2, 5), DType.S32))
+    choices = [b.emit(ops.SelectRowsOp(function.params[2], rows)) for _ in range(2)]
+    y = linear(b, x)
+    chosen = [b.emit(ops.SelectRowsOp(b.emit(kind(y)), choices[1])) for kind in (ops.NegOp, ops.ExpOp)]
+    module = module_of(function, [*chosen, y], [SQUARE])
+    run_checked(module, "prune-prefill")
+    assert len(selections(function)) == 2
+
+
+def test_what_is_the_same_at_all_rows_needs_no_selection() -> None:
+    function, b, _, rows = program(TensorType((4,), DType.F32))
+    y = b.emit(ops.SelectRowsOp(b.emit(ops.BroadcastOp(function.params[2], HIDDEN)), rows))
+    stats = run_checked(module_of(function, [y]), "prune-prefill")
+    assert stats["main.ops"] == 1
+    assert not selections(function)
+
+
 def no_selection() -> Module:
     function, b, x, _ = program()
     return module_of(function, [linear(b, x)], [SQUARE])
