@@ -2,7 +2,7 @@
 
 A refusal is a `G4cError` with a code (`G4C-F001`), one line saying what is wrong, and as far as known where it is and
 what to do. The catalogue (`entry(code)`) is split by stage: F frontend, V verifier, P pass, L lowering, N neuronx-cc,
-R runtime, C command line.
+R runtime, K NKI simulator, C command line.
 Invariant: no error is raised with a code that `g4c explain` cannot explain.
 """
 
@@ -18,6 +18,7 @@ _STAGE_MODULES = {
     "L": "lowering",
     "N": "compiler",
     "R": "runtime",
+    "K": "nki",
     "C": "command_line",
 }
 

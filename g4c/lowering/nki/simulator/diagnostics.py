@@ -1,0 +1,71 @@
+"""Refusals and warnings of the simulator: coded, with the kernel's own source line.
+
+In: a code of the catalogue (K), what is wrong, and the rule in one line.
+Out: a `SimulationError` whose location is the innermost stack frame outside of the simulator, or a `SimulationWarning`.
+Invariant: a location never points into the simulator.
+"""
+
+from __future__ import annotations
+
+import linecache
+import os
+import sys
+import warnings
+from dataclasses import dataclass
+
+from g4c.errors import G4cError
+
+_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
+class NkiValidationError(Exception):
+    """Raised when hardware constraints are violated (the name that `nki.isa` exports)."""
+
+
+class SimulationError(G4cError, NkiValidationError):
+    """A kernel breaks a rule; `site` is the line that does."""
+
+    site: Site | None = None
+
+
+class SimulationWarning(UserWarning):
+    """A kernel does what may be wrong on the device."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A line of a kernel: absolute path, line number, name of the function."""
+
+    path: str
+    line: int
+    function: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line} ({self.function})"
+
+    def excerpt(self) -> str | None:
+        """The source line as errors quote it, or None where the file cannot be read."""
+        text = linecache.getline(self.path, self.line).rstrip()
+        return f"  > {self.line:4d} | {text.strip()}" if text else None
+
+
+def kernel_site() -> Site:
+    """The line of the kernel that is executing: the innermost frame that is not the simulator's."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame = frame.f_back
+    return Site(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+
+
+def error(code: str, message: str, rule: str | None = None, site: Site | None = None) -> SimulationError:
+    """The error for `site`, by default the line that is executing."""
+    site = site or kernel_site()
+    raised = SimulationError(code, message, where=str(site), excerpt=site.excerpt(), help=rule)
+    raised.site = site
+    return raised
+
+
+def warn(code: str, message: str, site: Site | None = None) -> None:
+    """Warn at `site`; Python shows one warning per text and place."""
+    site = site or kernel_site()
+    warnings.warn_explicit(f"{code}: {message}", SimulationWarning, site.path, site.line)
