@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from compiled import Compiled
 from small_variants import SMALL_VARIANTS
-from test_pass_parity import SMALL_RINGS, TOKENS, config_of, tensor, wanted
+from test_pass_parity import SMALL_RINGS, TOKENS, config_of, wanted
 
 from g4c.frontend.oracle import all_logits, build_oracle
 from g4c.frontend.trace import TraceOptions, trace_programs
@@ -25,6 +25,7 @@ from g4c.passes.pipeline import parse_pipeline
 from g4c.passes.pipelines import TILED_PIPELINE
 from g4c.runtime.random_weights import RandomWeights
 from g4c.verification.measures import compare
+from g4c.verification.verify import stored_tensors
 
 SMALL_TILES = f"{SMALL_RINGS},tile-contractions{{q-tile=12,kv-tile=8}}"
 BUCKET = 24
@@ -99,7 +100,7 @@ def test_a_chunk_that_is_no_multiple_of_a_tile() -> None:
     tails = {cut.tail for op in attentions(module) for cut in op.cuts if cut.name == "chunk" and cut.extent == bucket}
     assert tails == {1}
     tokens = np.random.default_rng(3).integers(0, 256, (1, length + steps + 1)).astype(np.int32)
-    provider = RandomWeights(0)
-    model = build_oracle(config_of(name), lambda key: tensor(provider, name, key, DType.F32, DType.F32), DType.F32)
+    tensors = stored_tensors(RandomWeights(0), config_of(name), DType.F32)
+    model = build_oracle(config_of(name), tensors(DType.F32), DType.F32)
     found = Compiled(module, weights).logits(tokens, (length,), bucket, steps)
     check(found, all_logits(model, tokens), (length,), steps)
