@@ -80,7 +80,7 @@ def test_any_pipeline() -> None:
         changed.update(run.entry.partition("{")[0] for run in report.runs if run.modified)
 
     some()
-    # split-matvec leaves f32 alone; rebuild-keys needs layers with K = V that were not rewritten before it: seldom drawn.
+    # split-matvec leaves f32 alone; rebuild-keys needs layers with K = V and no rewriting before it: seldom drawn.
     assert set(changed) >= set(PASSES) - {"split-matvec", "rebuild-keys"}
 
 
