@@ -67,7 +67,11 @@ def main(argv: list[str] | None = None) -> int:
     machines = [machine()]
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["TMPDIR"] = tempfile.tempdir = scratch  # torch leaves files there
-        rows = list(compare(options, Path(scratch)))
+        rows = []
+        for row in compare(options, Path(scratch)):
+            rows.append(row)
+            if not options.json:
+                _print_row(row, options if len(rows) == 1 else None)
     machines.append(machine())
     print_machine(AT_END)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -75,7 +79,6 @@ def main(argv: list[str] | None = None) -> int:
         facts = {"options": vars(options), "machine": machines, "peak_bytes": peak}
         print(json.dumps({**facts, "rows": [row.json() for row in rows]}))
         return 0
-    _print_table(options, rows)
     print(f"peak memory of the process: {peak / 1e9:.2f} GB")
     return 0
 
@@ -167,7 +170,6 @@ def compare(options: argparse.Namespace, scratch: Path) -> Iterator[Row]:
             for pipeline in (comparison.off, comparison.on)
         )
         yield take_turns(comparison.name, off, on, tokens, options)
-        print(f"{comparison.name}: done", file=sys.stderr, flush=True)
         device.keep(whole)
 
 
@@ -223,20 +225,22 @@ COLUMNS: dict[str, tuple[str, float, str]] = {
 }
 
 
-def _print_table(options: argparse.Namespace, rows: list[Row]) -> None:
-    print(
-        f"{options.variant}, hidden {options.hidden or 'as it is'}, {options.dtype}, batch {options.batch}, prefill of "
-        f"{options.bucket}, context {options.max_context}, {options.threads} threads, {options.repeat} repetitions"
-    )
-    for words in zip(*(title.split(" ") for title, _, _ in COLUMNS.values()), strict=True):
-        print(f"{'':<11}" + "".join(f"{word:>10}" for word in words))
-    for row in rows:
-        notes = [row.name] if row.changed else [row.name, "nothing to do here"]
-        print(", ".join(notes if row.cosine is None else [*notes, f"cosine {row.cosine:.6f}"]))
-        for title, figures in (("  off", row.off.figures()), ("  on", row.on.figures())):
-            cells = (format(figures[name] / unit, spec) for name, (_, unit, spec) in COLUMNS.items())
-            print(f"{title:<11}" + "".join(f"{cell:>10}" for cell in cells))
-        print(f"{'  off / on':<11}" + "".join(f"{row.ratios()[name]:>10.2f}" for name in COLUMNS))
+def _print_row(row: Row, options: argparse.Namespace | None) -> None:
+    """Three lines of the table, with its head where `options` are given."""
+    if options is not None:
+        hidden = options.hidden or "as it is"
+        print(
+            f"{options.variant}, hidden {hidden}, {options.dtype}, batch {options.batch}, prefill of {options.bucket}, "
+            f"context {options.max_context}, {options.threads} threads, {options.repeat} repetitions"
+        )
+        for words in zip(*(title.split(" ") for title, _, _ in COLUMNS.values()), strict=True):
+            print(f"{'':<11}" + "".join(f"{word:>10}" for word in words))
+    notes = [row.name] if row.changed else [row.name, "nothing to do here"]
+    print(", ".join(notes if row.cosine is None else [*notes, f"cosine {row.cosine:.6f}"]))
+    for title, figures in (("  off", row.off.figures()), ("  on", row.on.figures())):
+        cells = (format(figures[name] / unit, spec) for name, (_, unit, spec) in COLUMNS.items())
+        print(f"{title:<11}" + "".join(f"{cell:>10}" for cell in cells))
+    print(f"{'  off / on':<11}" + "".join(f"{row.ratios()[name]:>10.2f}" for name in COLUMNS), flush=True)
 
 
 if __name__ == "__main__":

@@ -215,3 +215,16 @@ def test_k_tiles_are_added_in_order(x: list[float], y: float) -> None:
     tiles = ("k 3 = 3*1", "n 1 = 1*1 stationary", "m 1 = 1*1 moving")
     op = TiledLinearOp(v("1x3xf32"), v("1x3xf32"), tiles, "")
     assert op.reference(np.array([x], np.float32), np.ones((1, 3), np.float32)).item() == y
+
+
+def test_probabilities_are_rounded_before_they_meet_the_values() -> None:
+    """Values that cancel make the rounding of exp(-1) to bf16 show: 256 - 696 * 0.3672 and not 256 - 696 * 0.3679."""
+    bf16 = DType.BF16.numpy
+    q, k = np.ones((1, 1, 1, 1), bf16), np.array([1.0, 0.0], bf16).reshape(1, 2, 1, 1)
+    values = np.array([256.0, -696.0], bf16).reshape(1, 2, 1, 1)
+    x, m, at, held = v("1x1x1x1xbf16"), v("1x2x1x1xbf16"), v("1x1xi32"), v("1x2xi32")
+    for cut, schedule in (("mixed 2 = 1*2", "q 0:1 | mixed *"), ("mixed 2 = 2*1", "q 0:1 | mixed *")):
+        op = TiledAttentionOp((x,), (m,), (m,), at, (held,), 1.0, 0, (cut,), (schedule,))
+        op.verify()
+        found = op.reference(q, k, values, np.array([[2]], np.int32), np.array([[0, 1]], np.int32)).item()
+        assert found == pytest.approx((256 - 696 * 0.3671875) / (1 + np.exp(-1)), rel=1e-2)

@@ -19,7 +19,7 @@ from g4c.ir.op import Level
 from g4c.passes.contract import PassContext
 from g4c.passes.pipelines import PASSES
 
-CONTEXT = 40
+CONTEXT = 64  # two prompts of 20, 20 steps and 4
 FIRST = ("canonicalize", "precompute-rope", "eliminate-shared-kv")  # without which others find little to do
 REPEATED = ("canonicalize", "cse", "dce")
 
@@ -72,37 +72,48 @@ def models(draw: st.DrawFn) -> GemmaLike:
 class Turn:
     """Prompts, one per sequence, through the program of `bucket` rows in chunks of `chunk`; then `steps` of decode.
 
-    A sequence whose prompt is empty sits the turn out. All others start over.
+    A sequence whose prompt is empty sits the turn out. All others start over (`fresh`), or go on where they were.
     """
 
     prompts: tuple[int, ...]
     bucket: int
     chunk: int
     steps: int
+    fresh: bool = True
 
-    def calls(self) -> list[Call]:
+    def calls(self, before: Sequence[int]) -> tuple[list[Call], list[int]]:
+        """The executions, and where each sequence is after them. `before`: where it was."""
+        start = [0 if self.fresh else at for at in before]
+        end = [at + prompt for at, prompt in zip(start, self.prompts, strict=True)]
         calls = []
-        for start in range(0, max(self.prompts), self.chunk):
-            counts = tuple(max(0, min(self.chunk, prompt - start)) for prompt in self.prompts)
-            starts = tuple(min(start, prompt) for prompt in self.prompts)
+        for done in range(0, max(self.prompts), self.chunk):
+            counts = tuple(max(0, min(self.chunk, prompt - done)) for prompt in self.prompts)
+            starts = tuple(min(at + done, last) for at, last in zip(start, end, strict=True))
             calls.append(Call(self.bucket, starts, counts))
         active = tuple(int(prompt > 0) for prompt in self.prompts)
-        return calls + [Call(1, tuple(prompt + step for prompt in self.prompts), active) for step in range(self.steps)]
+        calls += [Call(1, tuple(at + step for at in end), active) for step in range(self.steps)]
+        now = [last + self.steps if here else at for last, here, at in zip(end, active, before, strict=True)]
+        return calls, now
 
 
 @st.composite
 def turns(draw: st.DrawFn, model: GemmaLike) -> tuple[Turn, ...]:
-    """Two turns on one set of caches: the second starts over where the first one ended, far past window and ring."""
+    """Two turns on one set of caches: the first ends far past window and ring, the second goes on or starts over."""
     found = []
-    for steps in (draw(st.integers(12, 20)), draw(st.integers(1, 4))):
+    for steps, fresh in ((draw(st.integers(12, 20)), True), (draw(st.integers(1, 4)), draw(st.booleans()))):
         bucket = draw(st.sampled_from(model.buckets))
-        prompts = draw(st.lists(st.integers(0, CONTEXT - 20), min_size=model.batch, max_size=model.batch))
-        found.append(Turn(tuple(prompts), bucket, draw(st.integers(1, bucket)), steps))
+        prompts = draw(st.lists(st.integers(0, 20), min_size=model.batch, max_size=model.batch))
+        found.append(Turn(tuple(prompts), bucket, draw(st.integers(1, bucket)), steps, fresh))
     return tuple(found)
 
 
 def history_of(turns: Sequence[Turn]) -> list[Call]:
-    return [call for turn in turns for call in turn.calls()]
+    history: list[Call] = []
+    at = [0] * len(turns[0].prompts)
+    for turn in turns:
+        calls, at = turn.calls(at)
+        history += calls
+    return history
 
 
 @cache

@@ -1,8 +1,8 @@
 """Random models, pipelines and histories: a rewritten program gives what the traced one gives.
 
 The oracle is the program without any pass, on linear caches. Prompts of different lengths go through in chunks, decode
-goes on far past window and ring, then other prompts meet the stale caches, which held garbage to begin with. A failure
-prints the model, the pipeline and the turns as Python: `check(model, pipeline, turns)` repeats it.
+goes on far past window and ring, then other prompts follow, or meet the stale caches. These held garbage to begin with.
+A failure prints the model, the pipeline and the turns as Python: `check(model, pipeline, turns)` repeats it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from g4c.passes.pipelines import DEFAULT_PIPELINE, PASSES
 
 TOLERANCE = 1e-4  # f32, relative to the largest logit: sums in another order, through six layers
 EXACT = "canonicalize,precompute-rope,eliminate-shared-kv,canonicalize,cse,dce,specialize-layers"
-QUICK = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 def run(module: Module, pipeline: str) -> PipelineReport:
@@ -72,7 +72,7 @@ def test_any_pipeline() -> None:
     """Whatever the passes and their order; and every pass had something to do now and then."""
     changed: Counter[str] = Counter()
 
-    @QUICK
+    @settings(QUICK, max_examples=80)
     @given(st.data())
     def some(data: st.DataObject) -> None:
         model = data.draw(models(), "model")
@@ -80,8 +80,7 @@ def test_any_pipeline() -> None:
         changed.update(run.entry.partition("{")[0] for run in report.runs if run.modified)
 
     some()
-    # split-matvec leaves f32 alone; rebuild-keys needs layers with K = V and no rewriting before it: seldom drawn.
-    assert set(changed) >= set(PASSES) - {"split-matvec", "rebuild-keys"}
+    assert set(changed) == set(PASSES) - {"split-matvec"}, "which leaves f32 alone"
 
 
 @settings(QUICK, max_examples=12)
