@@ -18,7 +18,7 @@ from g4c.lowering.nki.simulator.diagnostics import error
 from g4c.lowering.nki.simulator.surface import VERSION
 
 _PACKAGE = "g4c.lowering.nki.simulator"
-_MODULES = {
+MODULES = {
     "nki": f"{_PACKAGE}.surface",
     "nki.language": f"{_PACKAGE}.language",
     "nki.isa": f"{_PACKAGE}.isa",
@@ -44,7 +44,7 @@ def install(target: str | None = None, lenient: bool = False) -> ModuleType:
     if not installed() and ("nki" in sys.modules or importlib.util.find_spec("nki") is not None):
         raise error("G4C-K028", "a real nki package is importable", "use nki.simulate of that package")
     kernel.configure(target, lenient)
-    for name, source in _MODULES.items():
+    for name, source in MODULES.items():
         module = importlib.import_module(source)
         sys.modules[name] = module
         parent, _, child = name.rpartition(".")
@@ -57,5 +57,5 @@ def install(target: str | None = None, lenient: bool = False) -> ModuleType:
 def uninstall() -> None:
     """Remove what `install` registered."""
     if installed():
-        for name in _MODULES:
+        for name in MODULES:
             sys.modules.pop(name, None)

@@ -1,0 +1,52 @@
+"""Kernels from text: `import nki` is the simulator inside of it and nothing outside of it."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+from g4c.errors import G4cError
+from g4c.lowering.nki.simulator.source import load
+
+ADD = """
+import nki
+import nki.isa as nisa
+import nki.language as nl
+from nki.language import float32
+
+
+@nki.jit
+def add_one(x):
+    out = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)
+    tile = nl.ndarray(x.shape, dtype=float32, buffer=nl.sbuf)
+    nisa.dma_copy(dst=tile, src=x)
+    nisa.tensor_scalar(dst=tile, data=tile, op0=nl.add, operand0=1.0)
+    nisa.dma_copy(dst=out, src=tile)
+    return out
+"""
+
+
+def test_a_kernel_from_text_runs() -> None:
+    x = np.arange(12, dtype=np.float32).reshape(3, 4)
+    np.testing.assert_array_equal(load(ADD, "add_one").specialize("trn2")(x), x + 1)
+    assert importlib.util.find_spec("nki") is None
+
+
+def test_refusals_show_the_line_of_the_text() -> None:
+    kernel = load(ADD.replace("buffer=nl.sbuf", "buffer=nl.psum"), "add_one", "made.py")
+    with pytest.raises(G4cError, match="K008") as caught:
+        kernel.specialize("trn2")(np.zeros((3, 4), np.float32))
+    assert "made.py:12" in str(caught.value)
+    assert "nisa.dma_copy(dst=tile, src=x)" in str(caught.value)
+
+
+def test_python_that_nki_lacks_is_found_in_the_text() -> None:
+    with pytest.raises(G4cError, match="K001"):
+        load(ADD.replace("    return", "    kinds = {1}\n    return"), "add_one")(np.zeros((3, 4), np.float32))
+
+
+def test_a_text_without_the_kernel_is_refused() -> None:
+    with pytest.raises(G4cError, match=r"K030.*add_two"):
+        load(ADD, "add_two")
