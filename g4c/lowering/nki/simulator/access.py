@@ -23,7 +23,7 @@ from g4c.lowering.nki.simulator.memory import (
     Storage,
     defined_marks,
 )
-from g4c.lowering.nki.simulator.program import Program
+from g4c.lowering.nki.simulator.program import NoValuesError, Program
 from g4c.lowering.nki.simulator.registers import VirtualRegister
 from g4c.lowering.nki.simulator.tensor import NkiTensor
 
@@ -71,6 +71,8 @@ def _static(program: Program, tensor: NkiTensor) -> NkiTensor:
 
 def take(program: Program, tensor: NkiTensor) -> Taken:
     """The elements of `tensor`, in its storage type (not a copy), and which of them are defined (None: all)."""
+    if program.dry:
+        raise NoValuesError
     tensor = _static(program, tensor)
     storage, values = tensor.storage, array_of(tensor)
     if storage.life is not None:
@@ -146,6 +148,10 @@ def write(
 
     `defined`: which of the values are, None: all; `source`: where those that are not come from. `load`: from HBM.
     """
+    if program.dry:
+        if tensor.storage.life is not None:
+            tensor.storage.life.touch(tensor.first_row, tensor.shape[0], program.instructions, load)
+        return
     tensor = _static(program, tensor)
     storage = tensor.storage
     _keep_pace(program, storage)

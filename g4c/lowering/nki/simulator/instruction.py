@@ -47,6 +47,8 @@ class Step:
         self.label = label
         self.engine = engine
         self.program = current()
+        if self.program.dry:
+            self.program.step = self
         self.number = self.program.count_instruction(name)
         self.operands = operands
         self.reads: list[NkiTensor] = []

@@ -61,10 +61,10 @@ class Kernel:
             return self.func(*arguments, **keywords)
         return self.run(*arguments, **keywords).results
 
-    def run(self, *arguments: Any, recorder: Any = None, **keywords: Any) -> Run:
-        """Simulate and keep what is known of the execution."""
+    def run(self, *arguments: Any, recorder: Any = None, dry: bool = False, **keywords: Any) -> Run:
+        """Simulate and keep what is known of the execution; `dry`: without computing."""
         settings = self.settings or _settings
-        options = Options(from_target(settings.target), not settings.lenient, recorder)
+        options = Options(from_target(settings.target), not settings.lenient, recorder, dry)
         return run(self.func, arguments, keywords, self.grid, options)
 
     def with_schedule(self, edges: Any) -> Kernel:

@@ -8,6 +8,7 @@ run is refused. torch is never imported: a torch tensor proves that it is loaded
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 from collections.abc import Callable
@@ -32,11 +33,15 @@ from g4c.lowering.nki.simulator.tensor import NkiTensor
 
 @dataclass(frozen=True)
 class Options:
-    """How to run: the generation, strict or lenient, and who records each program's instructions."""
+    """How to run: the generation, strict or lenient, who records each program's instructions, and whether to compute.
+
+    `dry`: nothing is computed, see dry.py: the `Run` has no results.
+    """
 
     generation: Generation
     strict: bool = True
     recorder: Callable[[Program], Recorder] | None = None
+    dry: bool = False
 
 
 @dataclass
@@ -109,7 +114,8 @@ def run(
     for name, value in bound.arguments.items():
         bound.arguments[name] = inputs.tensor(value, name)
     launch = Launch(programs, grid=grid is not None)
-    states = [Program(options.generation, options.strict, number, launch) for number in range(programs)]
+    made = functools.partial(Program, options.generation, options.strict, launch=launch, dry=options.dry)
+    states = [made(number=number) for number in range(programs)]
     if options.recorder is not None:
         for state in states:
             state.recorder = options.recorder(state)
@@ -129,6 +135,8 @@ def run(
     result = Run(None, [state.instructions for state in states])
     result.peaks = [check_capacity(state) for state in states]
     result.recorders = [state.recorder for state in states if state.recorder is not None]
+    if options.dry:
+        return result
     for tensor in inputs.tensors:
         _check_complete(states[0], tensor)
     result.results = _outputs(states[0], returned, inputs, site)

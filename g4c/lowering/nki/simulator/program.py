@@ -41,6 +41,10 @@ STRICT_ONLY = frozenset(
 )
 
 
+class NoValuesError(Exception):
+    """A dry program came to where it needs the values of a tensor."""
+
+
 class Recorder(Protocol):
     """Who wants to know of every instruction: the cost model."""
 
@@ -96,6 +100,8 @@ class Program:
     registers: int = 0
     order_depth: int = 0
     recorder: Recorder | None = None
+    dry: bool = False  # nothing is computed, see dry.py
+    step: Any = None  # the instruction that a dry program is at
 
     def refuse(self, code: str, message: str, rule: str | None = None, site: Site | None = None) -> None:
         """Raise the error; a lenient program lets pass what the documented simulator does not check."""

@@ -5,7 +5,10 @@ What `import nki.isa as nisa` gives a kernel; the meaning is in the modules the 
 
 from __future__ import annotations
 
+from inspect import isfunction
+
 from g4c.lowering.nki.simulator.diagnostics import NkiValidationError
+from g4c.lowering.nki.simulator.dry import instruction
 from g4c.lowering.nki.simulator.enums import (
     DgeMode,
     DmaEngine,
@@ -145,3 +148,7 @@ __all__ = [
     "unknown_engine",
     "vector_engine",
 ]
+
+for _name in __all__:
+    if isfunction(globals()[_name]):
+        globals()[_name] = instruction(globals()[_name])

@@ -18,7 +18,7 @@ def _in_psum(*tensors: NkiTensor) -> bool:
 
 def memset(dst, value, engine=Engine.unknown, name=None):
     """dst = value, a compile-time number of the tile's kind."""
-    step = Step("memset", name, VECTOR, dst=dst)
+    step = Step("memset", name, VECTOR, dst=dst, value=value)
     step.run_on(engine, (VECTOR, GPSIMD), VECTOR)
     step.tiles("dst")
     if isinstance(value, NkiTensor) or not isinstance(value, int | float | np.integer | np.floating):

@@ -57,7 +57,7 @@ def dma_copy(
     name=None,
 ):
     """dst = src in row-major order, cast through fp32 where the types differ."""
-    step = Step("dma_copy", name, DMA, dst=dst, src=src)
+    step = Step("dma_copy", name, DMA, dst=dst, src=src, dge_mode=dge_mode, issued_by=engine)
     _check(step, "dst", "src")
     skip, dge_mode = _modes(step, priority, oob_mode, dge_mode, engine)
     if dst.size != src.size:
@@ -138,7 +138,7 @@ def _copy_rows(step: Step, dst: NkiTensor, src: NkiTensor, skip: bool) -> None:
 
 def dma_transpose(dst, src, axes=None, priority=None, dge_mode=DgeMode.unknown, oob_mode=OobMode.error, name=None):
     """dst = src with the outermost and the innermost dimension exchanged: [1,0], [2,1,0] or [3,1,2,0]."""
-    step = Step("dma_transpose", name, DMA, dst=dst, src=src)
+    step = Step("dma_transpose", name, DMA, dst=dst, src=src, dge_mode=dge_mode)
     _check(step, "dst", "src")
     skip, dge_mode = _modes(step, priority, oob_mode, dge_mode, Engine.unknown)
     order = _TRANSPOSES.get(src.ndim)

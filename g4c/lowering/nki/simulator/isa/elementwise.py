@@ -36,7 +36,7 @@ def _bits(value: Any, like: np.ndarray) -> np.ndarray:
 
 def tensor_tensor(dst, data1, data2, op, engine=Engine.unknown, name=None):
     """dst = data1 op data2: fp32 arithmetic, native integers on GpSimd, raw bits for bitvec operators."""
-    step = Step("tensor_tensor", name, VECTOR, dst=dst, data1=data1, data2=data2)
+    step = Step("tensor_tensor", name, VECTOR, dst=dst, data1=data1, data2=data2, op=op)
     operator = operators.find(op, "op", "tensor_tensor")
     if operator.unary:
         step.refuse("G4C-K021", f"op=nl.{operator.name}", "a binary operator")
@@ -153,7 +153,8 @@ def _choose_engine(step: Step, asked: Engine, first: Operator, second: Operator 
 
 def scalar_tensor_tensor(dst, data, op0, operand0, op1, operand1, reverse0=False, reverse1=False, name=None):
     """dst = (data op0 operand0) op1 operand1, operand0 a number or one value per partition, operand1 a tile."""
-    step = Step("scalar_tensor_tensor", name, VECTOR, dst=dst, data=data, operand0=operand0, operand1=operand1)
+    operands = {"operand0": operand0, "operand1": operand1, "op0": op0, "op1": op1}
+    step = Step("scalar_tensor_tensor", name, VECTOR, dst=dst, data=data, **operands)
     first = operators.find(op0, "op0", "scalar_tensor_tensor")
     second = operators.find(op1, "op1", "scalar_tensor_tensor")
     for operator, parameter in ((first, "op0"), (second, "op1")):

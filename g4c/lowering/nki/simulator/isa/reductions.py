@@ -23,7 +23,7 @@ _BN_LIMIT = 512
 
 def tensor_reduce(dst, op, data, axis, negate=False, keepdims=False, name=None):
     """dst = the reduction of `data` over its trailing free dimensions `axis`, times -1 with `negate`."""
-    step = Step("tensor_reduce", name, VECTOR, dst=dst, data=data)
+    step = Step("tensor_reduce", name, VECTOR, dst=dst, data=data, op=op)
     operator = operators.find(op, "op", "tensor_reduce", _REDUCTIONS)
     step.tiles("dst", "data")
     axes = sorted(a % data.ndim for a in (axis if isinstance(axis, tuple | list) else (axis,)))

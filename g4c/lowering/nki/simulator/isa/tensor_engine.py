@@ -33,7 +33,8 @@ def nc_matmul(
     name=None,
 ):
     """dst[M, N] = or += stationary[K, M].T @ moving[K, N]: fp32 products and sums, in PSUM."""
-    step = Step("nc_matmul", name, TENSOR, dst=dst, stationary=stationary, moving=moving)
+    operands = {"stationary": stationary, "moving": moving, "is_transpose": is_transpose}
+    step = Step("nc_matmul", name, TENSOR, dst=dst, **operands)
     _check_places(step)
     double = _is_double_row(step, perf_mode)
     if is_transpose:

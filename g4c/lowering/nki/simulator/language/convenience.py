@@ -13,10 +13,15 @@ import numpy as np
 
 from g4c.lowering.nki.simulator import access, dtypes
 from g4c.lowering.nki.simulator.diagnostics import error
-from g4c.lowering.nki.simulator.isa.copies import memset, tensor_copy, tensor_copy_predicated
-from g4c.lowering.nki.simulator.isa.dma import dma_copy, dma_transpose
-from g4c.lowering.nki.simulator.isa.reductions import tensor_reduce
-from g4c.lowering.nki.simulator.isa.tensor_engine import nc_matmul
+from g4c.lowering.nki.simulator.isa import (
+    dma_copy,
+    dma_transpose,
+    memset,
+    nc_matmul,
+    tensor_copy,
+    tensor_copy_predicated,
+    tensor_reduce,
+)
 from g4c.lowering.nki.simulator.language.creation import allocate
 from g4c.lowering.nki.simulator.memory import MemoryRegion
 from g4c.lowering.nki.simulator.program import current

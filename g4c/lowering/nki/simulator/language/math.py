@@ -15,9 +15,7 @@ from g4c.lowering.nki.simulator import access, dtypes
 from g4c.lowering.nki.simulator.activations import ACTIVATIONS
 from g4c.lowering.nki.simulator.diagnostics import error
 from g4c.lowering.nki.simulator.enums import Engine
-from g4c.lowering.nki.simulator.isa.activate import activation
-from g4c.lowering.nki.simulator.isa.copies import tensor_copy
-from g4c.lowering.nki.simulator.isa.elementwise import reciprocal, tensor_scalar, tensor_tensor
+from g4c.lowering.nki.simulator.isa import activation, reciprocal, tensor_copy, tensor_scalar, tensor_tensor
 from g4c.lowering.nki.simulator.language.creation import allocate
 from g4c.lowering.nki.simulator.memory import MemoryRegion
 from g4c.lowering.nki.simulator.operators import COMPARISONS, OPERATORS
