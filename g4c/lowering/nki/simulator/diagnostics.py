@@ -28,6 +28,14 @@ class SimulationError(G4cError, NkiValidationError):
     site: Site | None = None
 
 
+class RegisterTypeError(SimulationError, TypeError):
+    """A register in a Python expression: what NKI's tracer raises a TypeError for."""
+
+
+class AbsentNameError(SimulationError, AttributeError):
+    """A name that a module of `nki` does not have: an AttributeError, so that `hasattr` answers."""
+
+
 class SimulationWarning(UserWarning):
     """A kernel does what may be wrong on the device."""
 
@@ -57,10 +65,16 @@ def kernel_site() -> Site:
     return Site(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
 
 
-def error(code: str, message: str, rule: str | None = None, site: Site | None = None) -> SimulationError:
+def error(
+    code: str,
+    message: str,
+    rule: str | None = None,
+    site: Site | None = None,
+    kind: type[SimulationError] = SimulationError,
+) -> SimulationError:
     """The error for `site`, by default the line that is executing."""
     site = site or kernel_site()
-    raised = SimulationError(code, message, where=str(site), excerpt=site.excerpt(), help=rule)
+    raised = kind(code, message, where=str(site), excerpt=site.excerpt(), help=rule)
     raised.site = site
     return raised
 

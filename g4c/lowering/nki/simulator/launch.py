@@ -21,7 +21,7 @@ import numpy as np
 from g4c.lowering.nki.simulator import access, dtypes
 from g4c.lowering.nki.simulator.addressing import array_of, marks_of
 from g4c.lowering.nki.simulator.blas import one_thread
-from g4c.lowering.nki.simulator.diagnostics import Site, error
+from g4c.lowering.nki.simulator.diagnostics import error
 from g4c.lowering.nki.simulator.generation import Generation
 from g4c.lowering.nki.simulator.lifetimes import Peak, check_capacity
 from g4c.lowering.nki.simulator.memory import LEFTOVER, UNWRITTEN, WRITTEN, MemoryRegion, Storage
@@ -57,16 +57,19 @@ class Run:
 class _Inputs:
     """Argument arrays as tensors, and what must be copied back."""
 
-    def __init__(self, region: MemoryRegion, shared: bool) -> None:
+    def __init__(self, region: MemoryRegion, shared: bool, strict: bool) -> None:
         self.region = region
         self.shared = shared
+        self.strict = strict
         self.torch = False
         self.storages: set[Storage] = set()
         self.tensors: list[NkiTensor] = []
         self.copies: list[tuple[np.ndarray, np.ndarray]] = []
 
     def tensor(self, value: Any, name: str) -> Any:
-        """A tensor for an array argument; tuples and lists item by item; everything else as it is."""
+        """A tensor for an array argument; tuples item by item; everything else as it is."""
+        if isinstance(value, list) and self.strict:
+            raise error("G4C-K030", f"argument {name} is a list", "lists are no compile-time values: use a tuple")
         if isinstance(value, tuple | list) and not hasattr(value, "_fields"):
             return type(value)(self.tensor(item, f"{name}_{n}") for n, item in enumerate(value))
         if type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "detach"):
@@ -106,7 +109,8 @@ def run(
         raise error("G4C-K030", f"grid 2 on {options.generation.name}", "LNC 2 exists from NeuronCore-v3 on")
     if options.strict:
         check_source(function)
-    inputs = _Inputs(MemoryRegion.shared_hbm if programs == 2 else MemoryRegion.private_hbm, programs == 2)
+    region = MemoryRegion.shared_hbm if programs == 2 else MemoryRegion.private_hbm
+    inputs = _Inputs(region, programs == 2, options.strict)
     try:
         bound = inspect.signature(function).bind(*arguments, **keywords)
     except TypeError as problem:
@@ -131,7 +135,6 @@ def run(
             pair = Pair(states)
             launch.meeting = pair
             returned = pair.run([lambda state=state: body(state) for state in states])[0]
-    site = Site(function.__code__.co_filename, function.__code__.co_firstlineno, function.__name__)
     result = Run(None, [state.instructions for state in states])
     result.peaks = [check_capacity(state) for state in states]
     result.recorders = [state.recorder for state in states if state.recorder is not None]
@@ -139,21 +142,24 @@ def run(
         return result
     for tensor in inputs.tensors:
         _check_complete(states[0], tensor)
-    result.results = _outputs(states[0], returned, inputs, site)
+    result.results = _outputs(states[0], returned, inputs)
     inputs.copy_back()
     return result
 
 
-def _outputs(program: Program, returned: Any, inputs: _Inputs, site: Site) -> Any:
+def _outputs(program: Program, returned: Any, inputs: _Inputs) -> Any:
     """Returned tensors as arrays, checked."""
     if isinstance(returned, tuple | list):
-        return type(returned)(_outputs(program, item, inputs, site) for item in returned)
+        return type(returned)(_outputs(program, item, inputs) for item in returned)
     if not isinstance(returned, NkiTensor):
         return returned
     storage = returned.storage
     if returned.on_chip or (storage not in inputs.storages and storage.region is not MemoryRegion.shared_hbm):
         program.refuse(
-            "G4C-K014", f"the kernel returns {returned!r}", "outputs are allocated with buffer=nl.shared_hbm", site=site
+            "G4C-K014",
+            f"the kernel returns {returned!r}",
+            "outputs are allocated with buffer=nl.shared_hbm",
+            site=storage.site,
         )
     _check_complete(program, returned)
     array = array_of(returned)

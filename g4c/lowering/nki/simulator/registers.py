@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from g4c.lowering.nki.simulator.diagnostics import error
+from g4c.lowering.nki.simulator.diagnostics import RegisterTypeError, error
 from g4c.lowering.nki.simulator.objects import NKIObject
 from g4c.lowering.nki.simulator.program import running
 
@@ -40,8 +40,11 @@ class VirtualRegister(NKIObject):
         return bool(self.read() != 0)
 
     def _in_python(self, *others: Any) -> Any:
-        raise TypeError(
-            str(error("G4C-K025", "a register is used in a Python expression", "its value is not known there"))
+        raise error(
+            "G4C-K025",
+            "a register is used in a Python expression",
+            "its value is not known there",
+            kind=RegisterTypeError,
         )
 
     __int__ = __index__ = __float__ = _in_python

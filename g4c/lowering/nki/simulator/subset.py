@@ -15,9 +15,11 @@ import inspect
 import textwrap
 import types
 from collections.abc import Callable, Iterator
+from enum import Enum
 from typing import Any
 
 from g4c.lowering.nki.simulator.diagnostics import Site, error
+from g4c.lowering.nki.simulator.objects import NKIObject
 
 _RULE = "a kernel's source is parsed by the NKI compiler, which knows a subset of Python"
 _NODES: dict[type[ast.AST], str] = {
@@ -35,6 +37,7 @@ _NODES: dict[type[ast.AST], str] = {
     ast.Nonlocal: "nonlocal",
     ast.Match: "match",
 }
+_CLASSES = (NKIObject, Enum, BaseException)
 _OWN = "g4c.lowering.nki.simulator"
 # Functions of packages other than the kernel's own are not followed: a kernel calls them with compile-time values.
 
@@ -65,8 +68,9 @@ def _examine(function: types.FunctionType) -> tuple[list[tuple[int, str]], list[
     definition = next((n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)), None)
     if definition is None or definition.name != function.__name__:
         return [], []
-    findings = [(first + node.lineno - 1, what) for node, what in _violations(definition)]
-    return findings, list(_callees(function, definition))
+    called = list(_called(function, definition))
+    violations = [*_violations(definition), *_foreign_classes(called)]
+    return [(first + node.lineno - 1, what) for node, what in violations], [callee for _, callee in called]
 
 
 def _violations(definition: ast.FunctionDef) -> Iterator[tuple[Any, str]]:
@@ -98,8 +102,15 @@ def _is_none(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and node.value is None
 
 
-def _callees(function: types.FunctionType, definition: ast.FunctionDef) -> Iterator[Any]:
-    """Functions of the kernel's own package that are called by name."""
+def _foreign_classes(called: list[tuple[ast.Call, Any]]) -> Iterator[tuple[Any, str]]:
+    """Instances that a function makes of classes that the compiler cannot take over."""
+    for node, callee in called:
+        if isinstance(callee, type) and not issubclass(callee, _CLASSES):
+            yield node, f"the class {callee.__name__} (classes derive from nl.NKIObject)"
+
+
+def _called(function: types.FunctionType, definition: ast.FunctionDef) -> Iterator[tuple[ast.Call, Any]]:
+    """Functions and classes of the kernel's own package that are called by name."""
     package = function.__module__.partition(".")[0]
     closure = {}
     if function.__closure__:
@@ -114,6 +125,7 @@ def _callees(function: types.FunctionType, definition: ast.FunctionDef) -> Itera
                 callee = closure[name].cell_contents
             except ValueError:
                 continue
-        own = isinstance(callee, types.FunctionType) and callee.__module__.startswith(_OWN)
-        if isinstance(callee, types.FunctionType) and not own and callee.__module__.partition(".")[0] == package:
-            yield callee
+        if not isinstance(callee, types.FunctionType | type) or callee.__module__.startswith(_OWN):
+            continue
+        if callee.__module__.partition(".")[0] == package:
+            yield node, callee

@@ -139,7 +139,7 @@ class NkiTensor(ViewPrimitives, NKIObject):
                 continue
             if isinstance(k, DynamicSlice):
                 if isinstance(k.start, VirtualRegister | NkiTensor):
-                    dynamic = self._dynamic(dim, k.start)
+                    dynamic = self._dynamic(dim, k.start, dynamic)
                 else:
                     start, _, _ = self._range(dim, slice(k.start, operator.index(k.start) + k.size))
                     offset += start * self.strides[dim]
@@ -147,7 +147,7 @@ class NkiTensor(ViewPrimitives, NKIObject):
                 strides.append(self.strides[dim])
                 continue
             if isinstance(k, VirtualRegister | NkiTensor):
-                dynamic = self._dynamic(dim, k)
+                dynamic = self._dynamic(dim, k, dynamic)
             else:
                 offset += self._index(dim, k) * self.strides[dim]
             if dim == 0 and self.on_chip:
@@ -197,9 +197,9 @@ class NkiTensor(ViewPrimitives, NKIObject):
         if dim == 0 and self.dynamic is not None and self.dynamic.vector:
             raise error("G4C-K023", "the dimension of a vector offset is sliced or selected")
 
-    def _dynamic(self, dim: int, source: Any) -> Dynamic:
-        """An index into `dim` that is known at run time."""
-        if self.dynamic is not None:
+    def _dynamic(self, dim: int, source: Any, other: Dynamic | None) -> Dynamic:
+        """An index into `dim` that is known at run time; `other`: one that the view has already."""
+        if other is not None:
             raise error("G4C-K023", "a view has at most one index known at run time")
         if dim == 0 and self.on_chip:
             raise error("G4C-K023", "the partition dimension is indexed at run time", "select along a free dimension")

@@ -61,7 +61,7 @@ from g4c.lowering.nki.simulator.language.math import (
     trunc,
 )
 from g4c.lowering.nki.simulator.language.tile_size import tile_size
-from g4c.lowering.nki.simulator.language.unsupported import dropout, rand, random_seed
+from g4c.lowering.nki.simulator.language.unsupported import absent, dropout, rand, random_seed
 from g4c.lowering.nki.simulator.memory import MemoryRegion
 from g4c.lowering.nki.simulator.objects import NKIObject
 from g4c.lowering.nki.simulator.tensor import DynamicSlice, NkiTensor
@@ -111,6 +111,10 @@ def is_psum(buffer):
 def is_sbuf(buffer):
     """Whether the buffer is SBUF."""
     return buffer is sbuf
+
+
+def __getattr__(name):
+    raise absent(name)
 
 
 __all__ = [

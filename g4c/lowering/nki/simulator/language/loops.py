@@ -28,9 +28,7 @@ def dynamic_range(start, stop=None, step=1):
 
 def _iterate(lower: Any, upper: Any, step: Any) -> Iterator[VirtualRegister]:
     if not isinstance(step, int) or step < 1:
-        raise AssertionError(
-            str(error("G4C-K025", f"step={step!r} of a run-time loop", "a positive compile-time integer"))
-        )
+        raise error("G4C-K025", f"step={step!r} of a run-time loop", "a positive compile-time integer")
     if current().order_depth:
         raise error("G4C-K025", "a run-time loop inside nl.no_reorder()", "put no_reorder inside of the loop")
     bounds = [int(b.read()) if isinstance(b, VirtualRegister) else int(b) for b in (lower, upper)]
