@@ -146,4 +146,9 @@ CATALOGUE: dict[str, Entry] = {
         "split-logits was run with another `k`. The logits are gone; start from the module before it.",
         2,
     ),
+    "G4C-P100": Entry(
+        "no such kernels",
+        "outline-kernels makes kernels of the kinds that g4c/passes/kernel_patterns knows, or of one of them by name.",
+        2,
+    ),
 }

@@ -70,4 +70,10 @@ CATALOGUE: dict[str, Entry] = {
         "may not bring in others.",
         4,
     ),
+    "G4C-V041": Entry(
+        "a function is no kernel",
+        "A function of role kernel is what one kernel computes: from its parameters alone, weights and caches among\n"
+        "them, without calls, and with results that are not its parameters. There are kernels at the nki level only.",
+        4,
+    ),
 }

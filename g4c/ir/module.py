@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from g4c.ir.op import Attribute, Cost, Level, Op, OpT, SymbolRef, Value
 from g4c.ir.types import TensorType
@@ -35,12 +35,14 @@ class Result:
     cache: str | None = None
 
 
-Role = Literal["program", "layer"]
+Role = Literal["program", "layer", "kernel"]
+ROLES: tuple[Role, ...] = get_args(Role)
 
 
 @dataclass(eq=False)
 class Function:
-    """A straight-line function. Role "program": an entry point; "layer": called, once per layer, by programs."""
+    """A straight-line function. Role "program": an entry point; "layer": called, once per layer, by programs; "kernel":
+    one kernel computes it where there is one, its ops say what that is. It calls nothing and loads no weights."""
 
     name: str
     role: Role

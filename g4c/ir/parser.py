@@ -11,7 +11,7 @@ from collections.abc import Callable
 from g4c.ir import ops as _ops  # noqa: F401  (fills the registry)
 from g4c.ir.attribute_parser import AttributeParser, parse_type
 from g4c.ir.lexer import nearest
-from g4c.ir.module import Function, Module, Result
+from g4c.ir.module import ROLES, Function, Module, Result
 from g4c.ir.op import (
     REGISTRY,
     Attribute,
@@ -127,9 +127,10 @@ class _Parser(AttributeParser):
         self.listed(")", lambda: declared.append(self.declared_result()))
         self.expect("attributes")
         role = self.dictionary().get("g4.role")
-        if role not in ("program", "layer"):
-            self.fail(f"function {function.name}: g4.role must be program or layer, got {role!r}", at=at)
-        function.role = "program" if role == "program" else "layer"
+        known = next((name for name in ROLES if name == role), None)
+        if known is None:
+            self.fail(f"function {function.name}: g4.role must be one of {', '.join(ROLES)}, got {role!r}", at=at)
+        function.role = known
         self.expect("{")
         while self.token != "return":
             self.op(function, scope)

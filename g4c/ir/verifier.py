@@ -3,7 +3,8 @@
 In: a module. Out: nothing, or a `VerificationError` with up to ten findings, each showing the lines around it.
 Checks: every value is defined once and before it is used, results are what `infer` says, attributes have their kinds
 and pass `verify`, ops are legal at the module's level, symbols exist with the right types, calls match their callees,
-caches are declared and returned once, names are unique. What passes prints to text that parses back equal.
+kernels are of their operands alone, caches are declared and returned once, names are unique. What passes prints to text
+that parses back equal.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from g4c.errors import G4cError
 from g4c.ir.levels import LEGAL_OPS, UNTILED, unrecorded
 from g4c.ir.module import Function, Module
-from g4c.ir.op import InvalidOpError, Op, Value, attribute_mismatch
+from g4c.ir.op import InvalidOpError, Level, Op, Value, attribute_mismatch
 from g4c.ir.ops.structure import CallOp, LoadWeightOp
 from g4c.ir.printer import is_valid_name, print_op, value_names
 from g4c.ir.weights import Weight
@@ -69,6 +70,8 @@ def _check_module(module: Module) -> Iterator[Finding]:
     for function in module.functions.values():
         yield from _check_signature(module, function)
         yield from _check_body(module, function, owned)
+        if function.role == "kernel":
+            yield from _check_kernel(module, function)
     yield from _check_recursion(module)
 
 
@@ -156,6 +159,29 @@ def _check_body(module: Module, function: Function, owned: set[Op]) -> Iterator[
             yield Finding("G4C-V005", f"result {result.name} is not defined", function.name)
 
 
+def _check_kernel(module: Module, function: Function) -> Iterator[Finding]:
+    """What a kernel cannot be: something that is not its operands alone, or that gives nothing new."""
+
+    def finding(message: str, index: int | None = None) -> Finding:
+        return Finding("G4C-V041", f"kernel {function.name} {message}", function.name, index)
+
+    if module.level is not Level.NKI:
+        yield finding(f"stands in a module at level {module.level.value}")
+    for index, op in enumerate(function.ops):
+        if isinstance(op, CallOp):
+            yield finding(f"calls {op.callee.name}", index)
+        if isinstance(op, LoadWeightOp):
+            yield finding(f"loads {op.weight.name}, which it takes as a parameter", index)
+    for cache in [param.cache for param in function.params] + [result.cache for result in function.results]:
+        if cache is not None:
+            yield finding(f"binds cache {cache}, which the program does")
+    if not function.params or not function.results:
+        yield finding("has no parameters or no results")
+    for result in function.results:
+        if result.value in function.params:
+            yield finding(f"returns its parameter {result.name} as it is")
+
+
 def _check_rules(op: Op) -> str | None:
     """What the op itself refuses: the kind of an attribute, or the first thing that `infer` and `verify` find."""
     for name, value in op.attributes().items():
@@ -180,8 +206,8 @@ def _check_symbol(module: Module, op: Op) -> Iterator[str]:
             yield f"loaded as {op.type}, weight {weight.name} is {weight.type}"
     if isinstance(op, CallOp):
         callee = module.functions.get(op.callee.name)
-        if callee is None or callee.role != "layer":
-            yield f"callee {op.callee.name} is not a layer function of the module"
+        if callee is None or callee.role == "program":
+            yield f"callee {op.callee.name} is not a layer or kernel function of the module"
             return
         wanted = tuple(param.type for param in callee.params)
         found = tuple(value.type for value in op.args)

@@ -55,7 +55,7 @@ class CallSites:
         """
         for value in values:
             function = self.home[value]
-            if function.role == "layer" and value.owner is None:
+            if function.role != "program" and value.owner is None:
                 for call in self.calls[function.name]:
                     given: dict[Value, Value] = dict(zip(function.params, call.args, strict=True))
                     yield from self.sources(*(given.get(other, other) for other in values))

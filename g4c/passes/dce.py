@@ -12,7 +12,7 @@ from g4c.passes.contract import Pass, PassContext, PassResult
 
 @dataclass(frozen=True)
 class Dce(Pass):
-    """Delete ops whose results nobody uses, layer functions nobody calls, and weights nobody loads.
+    """Delete ops whose results nobody uses, functions nobody calls, and weights nobody loads.
 
     Ops have no side effects: caches are values. Parameters, caches and results stay; whether a cache is needed is a
     matter of all programs together (eliminate-shared-kv).
@@ -67,7 +67,7 @@ def remove_newly_dead_ops(function: Function, used: set[Value], spared: set[Valu
 
 
 def remove_uncalled_functions(module: Module) -> int:
-    """Delete layer functions that no program reaches; returns how many."""
+    """Delete functions that no program reaches; returns how many."""
     reached: set[str] = set()
     todo = [program.name for program in module.programs]
     while todo:

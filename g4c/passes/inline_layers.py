@@ -14,9 +14,9 @@ from g4c.passes.layer_paths import to_layer
 
 @dataclass(frozen=True)
 class InlineLayers(Pass):
-    """Replace every call by the ops of its callee, under the module path of the call.
+    """Replace every call of a layer by the ops of its callee, under the module path of the call.
 
-    For targets that take no calls: shipped Neuron stacks emit none.
+    For targets that take no calls: shipped Neuron stacks emit none. Calls of kernels stay.
 
     before:  %1:3 = "g4.call"(%0, ..., %w) {callee = @decode.sliding_own} ... loc("model.layers.3")
              func.func @decode.sliding_own(%hidden, ..., %mlp.down_proj.weight) {
@@ -35,7 +35,7 @@ class InlineLayers(Pass):
 
 
 def inline_calls(module: Module, function: Function) -> int:
-    """Replace the calls in `function`, and those that this brings in; returns how many."""
+    """Replace the calls of layers in `function`, and those that this brings in; returns how many."""
     mapping: dict[Value, Value] = {}
     ops: list[Op] = []
     calls = 0
@@ -43,11 +43,11 @@ def inline_calls(module: Module, function: Function) -> int:
     while todo:
         op = todo.pop()
         op.replace_operands(mapping)
-        if not isinstance(op, CallOp):
+        callee = module.functions[op.callee.name] if isinstance(op, CallOp) else None
+        if not isinstance(op, CallOp) or callee is None or callee.role == "kernel":
             ops.append(op)
             continue
         calls += 1
-        callee = module.functions[op.callee.name]
         inner: dict[Value, Value] = dict(zip(callee.params, op.args, strict=True))
         body = []
         for original in callee.ops:

@@ -1,7 +1,7 @@
 """All passes, and the pipelines that g4c runs, on one page.
 
 In: nothing. Out: `PASSES` by name, `DEFAULT_PIPELINE` (what `g4c compile` runs), `CPU_PIPELINE` (what makes the CPU
-backend's own form of a program), `TILED_PIPELINE` (what kernels are made from), and their names.
+backend's own form of a program), `TILED_PIPELINE` (what kernels are made from), `KERNEL_PIPELINE`, and their names.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from g4c.passes.fold_norms import FoldNorms
 from g4c.passes.fuse_projections import FuseProjections
 from g4c.passes.inline_layers import InlineLayers
 from g4c.passes.mask_kv_updates import MaskKvUpdates
+from g4c.passes.outline_kernels import OutlineKernels
 from g4c.passes.precompute_ple import PrecomputePle
 from g4c.passes.precompute_rope import PrecomputeRope
 from g4c.passes.prune_prefill import PrunePrefill
@@ -43,6 +44,7 @@ _ALL: tuple[type[Pass], ...] = (
     TileContractions,
     SplitMatvec,
     MaskKvUpdates,
+    OutlineKernels,
 )
 PASSES: dict[str, type[Pass]] = {cls.name: cls for cls in _ALL}
 
@@ -61,11 +63,15 @@ CPU_PIPELINE = "split-matvec,mask-kv-updates"
 # What kernels are made from.
 TILED_PIPELINE = f"{DEFAULT_PIPELINE},tile-contractions"
 
+# What makes calls of kernels.
+KERNEL_PIPELINE = f"{TILED_PIPELINE},outline-kernels"
+
 # What may stand for a whole pipeline on the command line.
 NAMED_PIPELINES = {
     "default": DEFAULT_PIPELINE,
     "cpu": f"{DEFAULT_PIPELINE},{CPU_PIPELINE}",
     "tiled": TILED_PIPELINE,
+    "kernels": KERNEL_PIPELINE,
 }
 
 

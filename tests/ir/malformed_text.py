@@ -116,7 +116,12 @@ MALFORMED = [
     ),
     Malformed("{g4.cache = @k}) ->", '{g4.cache = "k"}) ->', "g4.cache is a symbol, got 'k'", "%k: tensor<1x8"),
     Malformed('{g4.name = "y"}) attributes', "{}) attributes", "a result needs g4.name", "tensor<2x3xf32> {}"),
-    Malformed('g4.role = "layer"', 'g4.role = "leyer"', "g4.role must be program or layer, got 'leyer'", "@layer(%a"),
+    Malformed(
+        'g4.role = "layer"',
+        'g4.role = "leyer"',
+        "g4.role must be one of program, layer, kernel, got 'leyer'",
+        "@layer(%a",
+    ),
     Malformed("return %0 : tensor<2x3xf32>", "return", "0 values and 0 types returned, 1 declared", "return"),
     Malformed("return %0 : tensor<2x3xf32>", "return %0 : tensor<2xf32>", "returned as tensor<2xf32>", "return"),
     Malformed('"g4.linear"', '"g4.liner"', "unknown op 'g4.liner'", '"g4.liner"', help="did you mean g4.linear?"),

@@ -112,8 +112,14 @@ REFUSED: dict[str, list[tuple[Callable[[], Op], str]]] = {
     ],
     "g4.constant": [(wrong_constant, "attribute value must be Dense, got 1.0")],
     "g4.call": [
-        (lambda: CallOp((), SymbolRef("nowhere"), ()), "callee nowhere is not a layer function of the module"),
-        (lambda: CallOp((), SymbolRef("program"), ()), "callee program is not a layer function of the module"),
+        (
+            lambda: CallOp((), SymbolRef("nowhere"), ()),
+            "callee nowhere is not a layer or kernel function of the module",
+        ),
+        (
+            lambda: CallOp((), SymbolRef("program"), ()),
+            "callee program is not a layer or kernel function of the module",
+        ),
         (
             lambda: CallOp((v("2xf32"),), SymbolRef("layer"), (tensor("3xi32"), tensor("2xf32"))),
             "layer takes (tensor<2xf32>, tensor<3xi32>), got (tensor<2xf32>)",

@@ -9,9 +9,10 @@ from malformed_text import TEXT
 from op_cases import tensor, v
 
 from g4c.errors import catalogue
+from g4c.ir.levels import UNTILED, untiled
 from g4c.ir.module import Function, Module, Result
 from g4c.ir.op import Level, Loc, SymbolRef
-from g4c.ir.ops import AddOp, CallOp, NegOp
+from g4c.ir.ops import AddOp, CallOp, LoadWeightOp, NegOp
 from g4c.ir.parser import parse_module
 from g4c.ir.types import DType
 from g4c.ir.verifier import LIMIT, VerificationError, verify_module
@@ -40,6 +41,46 @@ def use_elsewhere(module: Module) -> None:
 def call_itself(module: Module) -> None:
     layer = module.functions["layer"]
     layer.ops.insert(0, CallOp(tuple(layer.params), SymbolRef("layer"), (layer.params[0].type,)))
+
+
+def at_nki(module: Module) -> None:
+    module.level = Level.NKI
+    module.attributes[UNTILED] = tuple(f"{kind.mnemonic}: a test" for kind in untiled(module))
+
+
+def kernel(module: Module) -> Function:
+    module.functions["layer"].role = "kernel"
+    return module.functions["layer"]
+
+
+def kernel_of_a_weight(module: Module) -> None:
+    at_nki(module)
+    kernel(module).ops.insert(0, LoadWeightOp(SymbolRef("w"), module.weights["w"].type))
+
+
+def kernel_that_calls(module: Module) -> None:
+    at_nki(module)
+    callee = module.functions["layer"]
+    other = module.add_function(Function("other", "kernel"))
+    params = tuple(other.add_param(param.name, param.type) for param in callee.params)
+    call = other.append(CallOp(params, SymbolRef("layer"), tuple(r.value.type for r in callee.results)))
+    other.results = [Result(call.results[0], "y")]
+
+
+def kernel_without_work(module: Module) -> None:
+    at_nki(module)
+    function = kernel(module)
+    function.results[0].value = function.params[0]
+
+
+def kernel_of_a_cache(module: Module) -> None:
+    at_nki(module)
+    kernel(module).add_param("k", module.caches["k"].type, "k")
+
+
+def kernel_of_nothing(module: Module) -> None:
+    at_nki(module)
+    module.add_function(Function("other", "kernel"))
 
 
 def odd_stack(module: Module) -> None:
@@ -166,7 +207,7 @@ FINDINGS: list[tuple[Callable[[Module], object], str, str, str]] = [
     (
         lambda m: setattr(m.functions["layer"], "role", "program"),
         "G4C-V006",
-        "g4.call: callee layer is not a layer function of the module",
+        "g4.call: callee layer is not a layer or kernel function of the module",
         "decode:1",
     ),
     (
@@ -176,6 +217,12 @@ FINDINGS: list[tuple[Callable[[Module], object], str, str, str]] = [
         "decode:1",
     ),
     (call_itself, "G4C-V007", "recursive call: layer -> layer", "layer"),
+    (kernel, "G4C-V041", "kernel layer stands in a module at level graph", "layer"),
+    (kernel_of_a_weight, "G4C-V041", "kernel layer loads w, which it takes as a parameter", "layer:0"),
+    (kernel_that_calls, "G4C-V041", "kernel other calls layer", "other:0"),
+    (kernel_without_work, "G4C-V041", "kernel layer returns its parameter y as it is", "layer"),
+    (kernel_of_a_cache, "G4C-V041", "kernel layer binds cache k, which the program does", "layer"),
+    (kernel_of_nothing, "G4C-V041", "kernel other has no parameters or no results", "other"),
     (rename, "G4C-V008", "function layer is entered under the name other", "module m"),
     (
         lambda m: m.caches.update(w=Cache("w", tensor("1xf32"))),
@@ -205,7 +252,7 @@ def test_findings(spoil: Callable[[Module], object], code: str, message: str, wh
 
 
 def test_every_code_of_the_verifier_is_tested() -> None:
-    pages = {code for code in catalogue() if code.startswith("G4C-V00")}
+    pages = {code for code in catalogue() if code.startswith("G4C-V00") or code == "G4C-V041"}
     assert pages == {code for _, code, _, _ in FINDINGS}
 
 

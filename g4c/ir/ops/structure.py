@@ -45,7 +45,7 @@ class ConstantOp(Op):
 
 @dataclass(eq=False, repr=False)
 class CallOp(Op):
-    """y... = callee(args...); the callee is a layer function of the module."""
+    """y... = callee(args...); the callee is a layer or kernel function of the module."""
 
     mnemonic = "g4.call"
     args: tuple[Value, ...]
