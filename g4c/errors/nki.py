@@ -152,4 +152,9 @@ CATALOGUE: dict[str, Entry] = {
         "The grid is 1 or 2, the target is known, tensor arguments are numpy arrays or torch tensors with NKI data "
         "types, and the other arguments are compile-time values.",
     ),
+    "G4C-K050": Entry(
+        "the cost model lacks the arguments of a kernel",
+        "What a kernel costs depends on the shapes of its inputs: give arrays, types, or (shape, dtype) pairs. Only a "
+        "generated kernel knows its own.",
+    ),
 }

@@ -1,0 +1,211 @@
+"""The modelled cost of a kernel: what a run of it takes on a NeuronCore, and why.
+
+In: a kernel (or a `KernelArtifact`), its arguments as arrays or as shapes, a target.
+Out: a `Profile`: time, per engine busy time and instructions, DMA bytes, peaks of SBUF and PSUM, the critical path.
+Invariant: nothing here was measured; every text says "modelled". The figures are in assumptions.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import ml_dtypes  # noqa: F401  (teaches numpy bfloat16)
+import numpy as np
+
+from g4c.errors import G4cError
+from g4c.ir.types import TensorType
+from g4c.lowering.nki.artifact import KernelArtifact
+from g4c.lowering.nki.cost.assumptions import MACHINES, Machine
+from g4c.lowering.nki.cost.recorder import CostRecorder
+from g4c.lowering.nki.cost.timeline import Timeline, timelines
+from g4c.lowering.nki.simulator.generation import PSUM_BANKS, from_target
+from g4c.lowering.nki.simulator.kernel import Kernel
+from g4c.lowering.nki.simulator.program import NoValuesError
+from g4c.lowering.nki.simulator.source import load
+
+COMPUTE = ("pe", "vector", "scalar", "gpsimd")
+TITLES = {"pe": "PE", "vector": "Vector", "scalar": "Scalar", "gpsimd": "GpSimd", "dma": "DMA"}
+# An engine that is busy for less of the time than this does not bound the kernel: waiting does.
+BOUND_SHARE = 0.6
+
+
+@dataclass(frozen=True)
+class EngineUse:
+    """Of one engine: instructions, cycles (0 for DMA) and busy time in us; for DMA the mean over its engines."""
+
+    instructions: int
+    cycles: float
+    busy_us: float
+
+
+@dataclass(frozen=True)
+class PathStep:
+    """A line of the kernel on the critical path: how often, and how many us of it."""
+
+    engine: str
+    name: str
+    path: str
+    line: int
+    count: int
+    us: float
+
+
+@dataclass
+class Profile:
+    """What a kernel costs on one core, or on the slower core of a pair. Times in us, modelled.
+
+    `pe_utilization`: array cycles of the useful multiply-adds (transposes are none) by the time; `hbm_utilization`:
+    bytes read and written by what one core can stream in the time.
+    """
+
+    name: str
+    machine: Machine
+    cores: int
+    us: float
+    engines: dict[str, EngineUse]
+    flops: int
+    pe_utilization: float
+    hbm_read: int
+    hbm_written: int
+    moved_on_chip: int
+    instructions: int
+    sbuf_peak: int
+    sbuf_limit: int
+    psum_peak: int
+    path: tuple[PathStep, ...] = ()
+    recorders: tuple[CostRecorder, ...] = field(default=(), repr=False)
+    lines: tuple[Timeline, ...] = field(default=(), repr=False)
+
+    @property
+    def hbm_bytes(self) -> int:
+        return self.hbm_read + self.hbm_written
+
+    @cached_property
+    def hbm_utilization(self) -> float:
+        return self.hbm_bytes / (self.machine.hbm_bandwidth * self.us * 1000) if self.us else 0.0
+
+    @cached_property
+    def bound(self) -> str:
+        """The busiest engine, or "latency" where none is busy most of the time."""
+        engine = max(self.engines, key=lambda name: self.engines[name].busy_us)
+        return engine if self.engines[engine].busy_us >= BOUND_SHARE * self.us else "latency"
+
+    def share(self, engine: str) -> float:
+        """The part of the time that an engine is busy."""
+        return self.engines[engine].busy_us / self.us if self.us else 0.0
+
+    def table(self) -> str:
+        """One screen for people."""
+        from g4c.lowering.nki.cost.report import table
+
+        return table(self)
+
+
+def profile(
+    kernel: KernelArtifact | Kernel,
+    arguments: Sequence[Any] | None = None,
+    target: str = "trn2",
+    dry: bool = True,
+    grid: int | None = None,
+) -> Profile:
+    """The modelled cost of `kernel` on `target`.
+
+    `arguments`: numpy arrays, `TensorType`s or (shape, dtype name) pairs for tensors, anything else as it is; None: the
+    artifact's inputs. `dry`: nothing is computed (see simulator/dry.py); a kernel that looks at values is run in full,
+    on zeros where only a shape was given. `grid`: 2 runs it on both cores of a logical core.
+    Refusals: what the simulator refuses; G4C-K050: arguments are missing.
+    """
+    name = kernel.name if isinstance(kernel, KernelArtifact) else kernel.__name__
+    if isinstance(kernel, KernelArtifact):
+        arguments = [kind for _, kind in kernel.inputs] if arguments is None else arguments
+        kernel = load(kernel.source, kernel.name)
+    if arguments is None:
+        raise G4cError("G4C-K050", f"{name}: no arguments", help="a kernel's cost depends on the shapes of its inputs")
+    made = kernel.specialize(target)
+    made = made[grid] if grid is not None else made
+    try:
+        run = made.run(*[_array(value, dry) for value in arguments], recorder=CostRecorder, dry=dry)
+    except NoValuesError:
+        run = made.run(*[_array(value, False) for value in arguments], recorder=CostRecorder)
+    lines = timelines(run.recorders)
+    return summarize(name, run, lines, from_target(target).number)
+
+
+def _array(value: Any, dry: bool) -> Any:
+    """A tensor argument as an array: memory that nobody touches when dry, else zeros."""
+    if isinstance(value, TensorType):
+        value = (value.shape, value.dtype.numpy)
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], tuple):
+        return (np.empty if dry else np.zeros)(value[0], np.dtype(value[1]))
+    return value
+
+
+def summarize(name: str, run: Any, lines: list[Timeline], generation: int) -> Profile:
+    """The profile of what was recorded; of two cores the slower one's, bytes and work of both."""
+    from g4c.lowering.nki.cost.critical_path import critical_path
+
+    slower = max(range(len(lines)), key=lambda n: lines[n].time)
+    machine = MACHINES[generation]
+    us = max(line.time for line in lines) / 1000
+    totals = [_totals(recorder) for recorder in run.recorders]
+    mine = totals[slower]
+    engines = {}
+    for engine in (*COMPUTE, "dma"):
+        count, cycles = mine.engines.get(engine, (0, 0.0))
+        engines[engine] = EngineUse(count, cycles, lines[slower].busy.get(engine, 0.0) / 1000)
+    work = mine.work / machine.pe / 1000
+    sbuf, psum = run.peaks[slower]
+    return Profile(
+        name,
+        machine,
+        len(lines),
+        us,
+        engines,
+        sum(total.flops for total in totals),
+        work / us if us else 0.0,
+        mine.hbm_read,
+        mine.hbm_written,
+        mine.on_chip,
+        run.instructions[slower],
+        int(sbuf.amount),
+        run.recorders[slower].sbuf_bytes,
+        int(psum.amount),
+        critical_path(run.recorders[slower], lines[slower]),
+        tuple(run.recorders),
+        tuple(lines),
+    )
+
+
+@dataclass
+class _Totals:
+    engines: dict[str, tuple[int, float]] = field(default_factory=dict)
+    work: float = 0.0
+    flops: int = 0
+    hbm_read: int = 0
+    hbm_written: int = 0
+    on_chip: int = 0
+
+
+def _totals(recorder: CostRecorder) -> _Totals:
+    """Sums over the rows, by kind."""
+    counts = [0] * len(recorder.kinds)
+    for kind, _, _ in recorder.rows:
+        counts[kind] += 1
+    total = _Totals()
+    for kind, count in zip(recorder.kinds, counts, strict=True):
+        cost = kind.cost
+        seen, cycles = total.engines.get(cost.engine, (0, 0.0))
+        total.engines[cost.engine] = (seen + count, cycles + count * cost.cycles)
+        total.work += count * cost.work
+        total.flops += count * cost.flops
+        total.hbm_read += count * cost.hbm_read
+        total.hbm_written += count * cost.hbm_written
+        if not cost.hbm_read and not cost.hbm_written:
+            total.on_chip += count * cost.moved
+    return total
+
+
+__all__ = ["COMPUTE", "PSUM_BANKS", "TITLES", "EngineUse", "PathStep", "Profile", "profile", "summarize"]
