@@ -7,7 +7,9 @@ Invariant: nothing here was measured; every text says "modelled". The figures ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -126,12 +128,25 @@ def profile(
         raise G4cError("G4C-K050", f"{name}: no arguments", help="a kernel's cost depends on the shapes of its inputs")
     made = kernel.specialize(target)
     made = made[grid] if grid is not None else made
+    with _without_collection():
+        try:
+            run = made.run(*[_array(value, dry) for value in arguments], recorder=CostRecorder, dry=dry)
+        except NoValuesError:
+            run = made.run(*[_array(value, False) for value in arguments], recorder=CostRecorder)
+        lines = timelines(run.recorders)
+        return summarize(name, run, lines, from_target(target).number)
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Without the search for cyclic garbage: it would go through all rows again and again, which form no cycles."""
+    enabled = gc.isenabled()
+    gc.disable()
     try:
-        run = made.run(*[_array(value, dry) for value in arguments], recorder=CostRecorder, dry=dry)
-    except NoValuesError:
-        run = made.run(*[_array(value, False) for value in arguments], recorder=CostRecorder)
-    lines = timelines(run.recorders)
-    return summarize(name, run, lines, from_target(target).number)
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _array(value: Any, dry: bool) -> Any:

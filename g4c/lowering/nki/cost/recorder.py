@@ -71,23 +71,25 @@ class CostRecorder:
         self.cells: list[tuple[int, Region]] = []  # tile, region
         self._kind_of: dict[Any, int] = {}
         self._shared: dict[Any, int] = {}
+        self._regions: dict[Any, Region] = {}
         self._sites: dict[CodeType, bool] = {}
 
     def add(self, step: Any) -> None:
         """Record one instruction."""
         code, line = self._site()
-        key: list[Any] = [step.name, step.engine, code, line]
+        dma = step.name.startswith("dma_")
+        key: list[Any] = [step.name, id(step.engine), code, line]
         for name, operand in step.operands.items():
             if isinstance(operand, NkiTensor):
-                key += (operand.shape, operand.strides, operand.dtype, operand.buffer, operand.dynamic is None)
-                if step.name.startswith("dma_") and operand.on_chip:
+                # a member of an enum is hashed slowly: its identity does
+                key += (operand.shape, operand.strides, operand.dtype, id(operand.buffer), operand.dynamic is None)
+                if dma and operand.on_chip:
                     key.append(operand.first_row)
             elif name in DECISIVE:
                 key.append(operand)
-        key = tuple(key)
-        kind = self._kind_of.get(key)
+        kind = self._kind_of.get(tuple(key))
         if kind is None:
-            kind = self._kind_of[key] = len(self.kinds)
+            kind = self._kind_of[tuple(key)] = len(self.kinds)
             site = (code.co_filename, line, code.co_name)
             self.kinds.append(Kind(cost_of(step, self.machine), step.label or "", *site))
         reads, writes = accesses(step)
@@ -125,8 +127,16 @@ class CostRecorder:
         cell = tile.views.get(view)
         if cell is None:
             cell = tile.views[view] = len(self.cells)
-            self.cells.append((number, region_of(tensor)))
+            self.cells.append((number, self._region(tensor, view)))
         return cell
+
+    def _region(self, tensor: NkiTensor, view: Any) -> Region:
+        """`region_of`, once for equal views of equal tiles."""
+        key = (view, tensor.storage.shape, tensor.storage.dtype, tensor.storage.origin)
+        region = self._regions.get(key)
+        if region is None:
+            region = self._regions[key] = region_of(tensor)
+        return region
 
     def _tile(self, storage: Storage) -> int:
         """The number of the tile that `storage` is; it is kept in the storage where no other program sees that."""

@@ -47,7 +47,7 @@ class _Lane:
     """One DMA engine: when it is busy. Transfers take free time from their ready time on, in pieces if need be."""
 
     __slots__ = ("busy", "frontier", "gaps")
-    KEPT = 64  # gaps that are remembered
+    KEPT = 32  # gaps that are remembered
 
     def __init__(self) -> None:
         self.frontier = 0.0
@@ -58,7 +58,7 @@ class _Lane:
         """When a transfer of `amount` ns that is ready at `ready` ends."""
         self.busy += amount
         end = ready
-        if self.gaps and ready < self.frontier:
+        if self.gaps and self.gaps[-1][1] > ready:
             kept: deque[tuple[float, float]] = deque(maxlen=self.KEPT)
             for low, high in self.gaps:
                 if amount <= 0.0 or high <= ready:
