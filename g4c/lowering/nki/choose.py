@@ -1,0 +1,72 @@
+"""Which schedule a kernel gets: the one whose modelled time is least.
+
+In: a problem, its family (`schedules` and `emit`, see families.py) and a NeuronCore generation.
+Out: the artifact and its `Profile`, and what else was compared.
+Invariant: deterministic: the same problem gives the same kernel, of equal times the earlier guess. A problem is
+costed once per process. Times are modelled, in dry runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, Protocol
+
+from g4c.lowering.nki.artifact import KernelArtifact
+from g4c.lowering.nki.cost import Profile, profile
+
+
+class Schedules(Protocol):
+    """A family: a module, or a `families.Family`."""
+
+    def schedules(self, problem: Any, generation: int, /) -> tuple[Any, ...]: ...
+
+    def emit(self, problem: Any, schedule: Any, generation: int, /) -> KernelArtifact: ...
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A schedule that was compared, and its modelled time in us."""
+
+    schedule: Any
+    line: str
+    us: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The cheapest kernel, its profile (without timelines), and all candidates in the family's order."""
+
+    artifact: KernelArtifact
+    profile: Profile
+    compared: tuple[Candidate, ...]
+
+    def report(self) -> str:
+        """The candidates by time, a line each."""
+        ranked = sorted(self.compared, key=lambda candidate: candidate.us)
+        return "\n".join(f"{candidate.us:12,.1f} us modelled  {candidate.line}" for candidate in ranked)
+
+
+def choose(problem: Hashable, family: Schedules, generation: int) -> tuple[KernelArtifact, Profile]:
+    """The kernel of `problem` with the least modelled time on `generation` (2, 3, 4), and its profile.
+
+    Refusals: what the family refuses (G4C-K040: no schedule fits), and what the simulator refuses of a candidate.
+    """
+    choice = compare(problem, family, generation)
+    return choice.artifact, choice.profile
+
+
+@cache
+def compare(problem: Hashable, family: Schedules, generation: int) -> Choice:
+    """`choose`, with what was compared."""
+    compared: list[Candidate] = []
+    best: tuple[KernelArtifact, Profile] | None = None
+    for schedule in family.schedules(problem, generation):
+        artifact = family.emit(problem, schedule, generation)
+        found = profile(artifact, None, f"gen{generation}")
+        compared.append(Candidate(schedule, artifact.schedule or repr(schedule), found.us))
+        if best is None or found.us < best[1].us:
+            best = artifact, replace(found, recorders=(), lines=())
+    assert best is not None, "a family refuses what it has no schedule for"
+    return Choice(*best, tuple(compared))
