@@ -26,6 +26,7 @@ _NOT_IN_KEY = frozenset({"output", "dump_dir", "verify_each", "force", "model"})
 DTYPES = {"bfloat16": DType.BF16, "float32": DType.F32}
 _SAMPLES = {"host": 0, "on-device": 1}
 KV_KINDS = ("full", "v-only", "auto")
+KERNELS = ("none", "attention", "all")
 MAX_CANDIDATES = 256  # what top_k is lowered for
 _VERSIONED = ("torch", "transformers", "torch-mlir", "jaxlib", "numpy", "ml_dtypes", "protobuf")
 
@@ -34,7 +35,8 @@ _VERSIONED = ("torch", "transformers", "torch-mlir", "jaxlib", "numpy", "ml_dtyp
 class CompileOptions:
     """What to compile and how. `model`: variant name, config.json or checkpoint directory. `sample`: host (programs
     return logits) or on-device[:K] (they return the K best tokens, 1 by default). `kv`: full (K and V are cached),
-    v-only (where K can be rebuilt from V, V alone is), or auto (v-only where only that fits)."""
+    v-only (where K can be rebuilt from V, V alone is), or auto (v-only where only that fits). `kernels`: which parts of
+    the programs become calls of generated kernels; none is plain HLO."""
 
     model: str
     output: Path
@@ -46,6 +48,7 @@ class CompileOptions:
     logit_rows: int = 1
     sample: str = "host"
     kv: str = "auto"
+    kernels: str = "none"
     target: str = "trn2"
     pipeline: str | None = None
     dump_dir: Path | None = None
@@ -72,7 +75,7 @@ class CompileOptions:
         return int(count)
 
     def check(self, config: ModelConfig) -> None:
-        """Refuse what cannot be compiled for `config`: coded errors C002 to C006, C014, C030, C031, C040, C041.
+        """Refuse what cannot be compiled for `config`: coded errors C002 to C006, C014, C030, C031, C040 to C042.
 
         P001 to P006 where the pipeline is not one.
         """
@@ -93,6 +96,11 @@ class CompileOptions:
             message = f"--max-context {self.max_context} exceeds the model's {config.max_positions} positions"
             raise G4cError("G4C-C006", message, where=config.source)
         self._check_kv(config)
+        if self.kernels not in KERNELS:
+            raise unknown_value("--kernels", self.kernels, KERNELS)
+        if self.kernels != "none" and "outline-kernels" in (self.pipeline or ""):
+            message = f"--kernels {self.kernels} appends outline-kernels, --pipeline has it already"
+            raise G4cError("G4C-C042", message, help="give --kernels, or outline-kernels in --pipeline")
         if self.candidates > config.vocab_size:
             message = f"--sample {self.sample} asks for more candidates than the model has tokens, {config.vocab_size}"
             raise G4cError("G4C-C040", message, where=config.source)

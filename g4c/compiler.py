@@ -1,8 +1,8 @@
 """The compile driver: one model in, one bundle out.
 
-In: `CompileOptions`. Out: the path of a bundle. Phases: load the config, trace, run the passes, lower every program,
-pack the weights of a checkpoint, write. Invariant: the bundle is complete or absent; the same inputs, options and
-versions give the same `key`, and a bundle that is there with that key is reused.
+In: `CompileOptions`. Out: the path of a bundle. Phases: load the config, trace, run the passes, make kernels, lower
+every program, pack the weights of a checkpoint, write. Invariant: the bundle is complete or absent; the same inputs,
+options and versions give the same `key`, and a bundle that is there with that key is reused.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ import json
 import resource
 import shlex
 import sys
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from g4c.compile_options import DTYPES, CompileOptions, compile_key, plain, versions
 from g4c.errors import G4cError
+from g4c.kernels import make_kernels, write_kernel
 from g4c.lowering.neuron.neuronx_cc import TARGETS, neuronx_cc_command
 from g4c.runtime.bundle import BundleWriter, check_target, open_bundle, tensor_json, type_json, weight_json
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from g4c.frontend.checkpoint import CheckpointIndex
     from g4c.frontend.config import ModelConfig
     from g4c.ir.module import Module
+    from g4c.lowering.nki.artifact import KernelArtifact
     from g4c.passes.contract import Pass
     from g4c.passes.pipeline import Pipeline
 
@@ -80,7 +83,7 @@ def compile_model(options: CompileOptions, reporter: Reporter, *, given: frozens
         check_target(options.output)
         checkpoint = _open_checkpoint(config, options)
         run = _Run(options, given, config, compile_key(options, config), reporter)
-        reporter.plan(5 + len(options.buckets) + (checkpoint is not None))
+        reporter.plan(5 + len(options.buckets) + (checkpoint is not None) + (options.kernels != "none"))
         phase.result = _describe_config(config)
     reporter.detail(f"options: {_describe_options(options, given)}")
     if _is_current(run):
@@ -110,10 +113,17 @@ def _build(run: _Run, writer: BundleWriter, checkpoint: CheckpointIndex | None) 
         writer.write("ir/module.mlir", _text(module))
         on_cpu = _for_cpu(run, module)
         phase.result = _describe_module(module)
+    forms = _Forms(module, on_cpu)
+    entries: dict[str, Any] = {}
+    if options.kernels != "none":
+        with reporter.phase("make kernels") as phase:
+            forms = _Forms(module, on_cpu, make_kernels(module, options.target, reporter.note))
+            entries = {kernel.sha256: write_kernel(writer, kernel, options.target) for kernel in forms.kernels.values()}
+            phase.result = f"{len(entries)} kernels"
     programs = {}
     for function in module.programs:
         with reporter.phase(f"lower {function.name}") as phase:
-            programs[function.name], phase.result = _lower(run, writer, module, function.name, on_cpu)
+            programs[function.name], phase.result = _lower(run, writer, forms, function.name)
     if checkpoint is not None:
         with reporter.phase("pack weights") as phase:
             phase.result = _pack(module, checkpoint, writer)
@@ -144,6 +154,7 @@ def _build(run: _Run, writer: BundleWriter, checkpoint: CheckpointIndex | None) 
         "programs": programs,
         "caches": {name: type_json(cache.type) for name, cache in module.caches.items()},
         "weights": {name: weight_json(weight) for name, weight in module.weights.items()},
+        "kernels": entries,
     }
 
 
@@ -212,10 +223,12 @@ def _report_rebuilt_keys(run: _Run, stats: dict[str, int]) -> None:
 
 def _pipeline(options: CompileOptions, v_only: bool) -> Pipeline:
     """The passes of this compile: the default or the user's, with what other options ask for in its place."""
+    from g4c.passes.outline_kernels import OutlineKernels
     from g4c.passes.pipeline import parse_pipeline
     from g4c.passes.pipelines import DEFAULT_PIPELINE
     from g4c.passes.rebuild_keys import RebuildKeys
     from g4c.passes.split_logits import SplitLogits
+    from g4c.passes.tile_contractions import TileContractions
 
     pipeline = parse_pipeline(DEFAULT_PIPELINE if options.pipeline is None else options.pipeline)
     if v_only:
@@ -224,6 +237,10 @@ def _pipeline(options: CompileOptions, v_only: bool) -> Pipeline:
     if options.candidates:
         place = next((i for i, name in enumerate(pipeline.names) if name in _CUTS), len(pipeline))
         pipeline = _with(pipeline, place, SplitLogits(options.candidates))
+    if options.kernels != "none":
+        if TileContractions.name not in pipeline.names:
+            pipeline = _with(pipeline, len(pipeline), TileContractions())
+        pipeline = _with(pipeline, len(pipeline), OutlineKernels(options.kernels))
     return pipeline
 
 
@@ -263,14 +280,26 @@ def _program_text(module: Module, name: str) -> list[str]:
     return lines
 
 
-def _lower(run: _Run, writer: BundleWriter, module: Module, name: str, on_cpu: Module) -> tuple[dict[str, Any], str]:
+@dataclass(frozen=True)
+class _Forms:
+    """What programs are lowered from: for the device, with the kernels that there are, and for the CPU."""
+
+    module: Module
+    on_cpu: Module
+    kernels: Mapping[str, KernelArtifact] = field(default_factory=dict)
+
+
+def _lower(run: _Run, writer: BundleWriter, forms: _Forms, name: str) -> tuple[dict[str, Any], str]:
     """Lower one program and write it; returns its manifest entry and a few words.
 
     Where the CPU backend wants another form, that is lowered too: same parameters and results, another file.
     """
+    from g4c.lowering.neuron.kernel_calls import sources
     from g4c.lowering.neuron.lower import lower_program
 
-    lowered = lower_program(module, name, target=run.options.target)
+    module, on_cpu = forms.module, forms.on_cpu
+    lowered = lower_program(module, name, target=run.options.target, kernels=forms.kernels)
+    calls = sources(lowered.hlo_proto)
     for finding in lowered.findings:
         run.reporter.detail(str(finding))
     file = f"programs/{name}.hlo.pb"
@@ -284,14 +313,13 @@ def _lower(run: _Run, writer: BundleWriter, module: Module, name: str, on_cpu: M
         "weights": [weight for weight, _ in lowered.weights],
         "flops": lowered.flops,
         "bytes": lowered.bytes,
+        "kernels": list(dict.fromkeys(calls)),
     }
-    if _program_text(on_cpu, name) != _program_text(module, name):
+    if calls or _program_text(on_cpu, name) != _program_text(module, name):
         entry["cpu_file"] = f"programs/{name}.cpu.hlo.pb"
         writer.write(entry["cpu_file"], lower_program(on_cpu, name, target="cpu").hlo_proto)
-    return (
-        entry,
-        f"HLO {_size(len(lowered.hlo_proto))}, {lowered.flops / 1e9:.2f} GFLOP, {len(lowered.weights)} weights",
-    )
+    words = f"HLO {_size(len(lowered.hlo_proto))}, {lowered.flops / 1e9:.2f} GFLOP, {len(lowered.weights)} weights"
+    return entry, words + (f", {len(calls)} kernel calls" if calls else "")
 
 
 def _pack(module: Module, checkpoint: CheckpointIndex, writer: BundleWriter) -> str:
@@ -323,6 +351,13 @@ def next_steps(path: Path) -> list[str]:
     target = TARGETS[bundle.manifest["target"]]
     if target.family is None:
         return []
+    calling = [program.name for program in bundle.programs.values() if program.kernels]
+    if calling:
+        return [
+            f"not done here: NEFFs for {target.name}. {', '.join(calling)} call {len(bundle.kernels)} kernels that are "
+            "there as source (kernels/): neuronx-cc takes them compiled by the nki package of the Neuron SDK, which "
+            "this version of g4c does not do yet. Programs that neuronx-cc takes as they are: --kernels none"
+        ]
     lines = [
         f"not done here: NEFFs for {target.name}. On a machine with the Neuron SDK (2.30 or later), continue with:"
     ]
@@ -354,6 +389,8 @@ def _describe_module(module: Module) -> str:
     caches = sum(cache.type.nbytes for cache in module.caches.values())
     kinds = sum(function.role == "layer" for function in module.functions.values()) // len(module.programs)
     layers = f"{kinds} layer kinds, " if kinds else ""
+    kernels = sum(function.role == "kernel" for function in module.functions.values())
+    layers += f"{kernels} kernel functions, " if kernels else ""
     tables = f"{len(module.weights)} weights {_size(weights)}, {len(module.caches)} caches {_size(caches)}"
     return f"{layers}{ops} ops, {tables}"
 

@@ -95,6 +95,12 @@ def fraction(text: str) -> float:
     return value
 
 
+def add_kernel_option(parser: argparse.ArgumentParser) -> None:
+    """--cpu-kernels, which verbs have that run a bundle's programs."""
+    text = "kernels: reference: what they compute, by XLA (default); simulate: the kernels, in the NKI simulator (slow)"
+    parser.add_argument("--cpu-kernels", choices=("reference", "simulate"), default="reference", help=text)
+
+
 def add_output_options(parser: argparse.ArgumentParser) -> None:
     """-q, -v and --json, which every verb that works for more than a moment has."""
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress, only errors and the product")

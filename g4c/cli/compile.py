@@ -27,6 +27,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     option("--logit-rows", type=integer, metavar="N", help="positions a prefill returns logits for (default 1)")
     option("--sample", metavar="WHERE", help="host: return logits; on-device[:K]: the K best tokens (default host)")
     option("--kv", choices=("full", "v-only", "auto"), help="cache K and V, or only V where K follows (default auto)")
+    kernels = "calls of generated NKI kernels: none, attention or all (default none: plain HLO)"
+    option("--kernels", choices=("none", "attention", "all"), help=kernels)
     option("--target", metavar="NAME", help="trn1, inf2, trn2, trn3 or cpu (default trn2)")
     option("--pipeline", metavar="PASSES", help="passes to run instead of the default pipeline: g4c list passes")
     option("--dump-dir", type=Path, metavar="DIR", help="write the IR after every pass into this directory")

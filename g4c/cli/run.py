@@ -11,7 +11,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from g4c.cli.arguments import add_output_options, at_least_zero, fraction, integer, integers, positive, thread_count
+from g4c.cli.arguments import (
+    add_kernel_option,
+    add_output_options,
+    at_least_zero,
+    fraction,
+    integer,
+    integers,
+    positive,
+    thread_count,
+)
 from g4c.cli.progress import JsonReporter, Reporter, make_reporter
 from g4c.cli.weights import add_weight_options, open_weights, wants_packed
 from g4c.errors import G4cError
@@ -39,6 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=integer, default=0, metavar="N", help="of the sampling (default 0)")
     add("--ignore-eos", action="store_true", help="go on after an end-of-sequence token")
     add("--threads", type=thread_count, metavar="N", help="CPU threads (default: all)")
+    add_kernel_option(parser)
     add_output_options(parser)
 
 
@@ -47,6 +57,7 @@ def execute(options: argparse.Namespace) -> int:
         message = "no prompt" if options.prompt is None else "--prompt and --token-ids are given"
         raise G4cError("G4C-C011", message, help="give --prompt TEXT or --token-ids N,N")
 
+    from g4c.kernels import cpu_programs
     from g4c.runtime.bundle import open_bundle
     from g4c.runtime.engine import Engine, GenerationOptions
     from g4c.runtime.sampling import GREEDY, Sampling
@@ -61,7 +72,7 @@ def execute(options: argparse.Namespace) -> int:
         tokenizer = _tokenizer(options, bundle)
         prompt = options.token_ids if tokenizer is None else tokenizer.encode(options.prompt)
         weights, origin = open_weights(options, bundle)
-        session = Session(bundle, weights, threads=options.threads)
+        session = Session(bundle, weights, threads=options.threads, form=cpu_programs(bundle, options.cpu_kernels))
         engine = Engine(session)
         engine.check(prompt)
         engine.check_sampling(sampling)

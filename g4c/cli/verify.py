@@ -11,7 +11,7 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING
 
-from g4c.cli.arguments import add_output_options, integers, thread_count
+from g4c.cli.arguments import add_kernel_option, add_output_options, integers, thread_count
 from g4c.cli.progress import make_reporter
 from g4c.cli.weights import add_weight_options, open_provider, open_weights, wants_packed
 from g4c.errors import G4cError
@@ -38,12 +38,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--lengths", type=integers, metavar="N,N", help=lengths)
     add("--per-layer", action="store_true", help="also compare what each layer hands to the next")
     add("--threads", type=thread_count, metavar="N", help="CPU threads (default: all)")
+    add_kernel_option(parser)
     add_output_options(parser)
 
 
 def execute(options: argparse.Namespace) -> int:
     from g4c.frontend.config import load_model_config
     from g4c.frontend.torch_cache import without_cache_directory
+    from g4c.kernels import cpu_programs
     from g4c.runtime.bundle import open_bundle
     from g4c.runtime.session import Session
 
@@ -58,7 +60,7 @@ def execute(options: argparse.Namespace) -> int:
         weights, origin = open_weights(options, bundle)
         config = load_model_config(str(bundle.path / "config.json"))
         tensors = stored_tensors(open_provider(options, bundle), config, bundle.dtype)
-        session = Session(bundle, weights, threads=options.threads)
+        session = Session(bundle, weights, threads=options.threads, form=cpu_programs(bundle, options.cpu_kernels))
         phase.result = f"{bundle.manifest['name']}, {bundle.dtype.mlir}, weights {origin}"
     windows = [layer.window for layer in config.layers if layer.window]
     for length in options.lengths or ():

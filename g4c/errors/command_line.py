@@ -133,4 +133,10 @@ CATALOGUE: dict[str, Entry] = {
         "--sample on-device puts split-logits into the pipeline, and --pipeline has it already. Give one of them.",
         USAGE,
     ),
+    "G4C-C042": Entry(
+        "kernels asked for twice",
+        "--kernels puts tile-contractions and outline-kernels into the pipeline, and --pipeline has outline-kernels\n"
+        "already. Give one of them.",
+        USAGE,
+    ),
 }

@@ -152,6 +152,31 @@ CATALOGUE: dict[str, Entry] = {
         "The grid is 1 or 2, the target is known, tensor arguments are numpy arrays or torch tensors with NKI data "
         "types, and the other arguments are compile-time values.",
     ),
+    "G4C-K040": Entry(
+        "no schedule of a kernel fits",
+        "Every schedule that the generator of this family knows needs more SBUF or PSUM than the generation has. Fewer "
+        "sequences, rows or heads per core need less.",
+    ),
+    "G4C-K041": Entry(
+        "no kernel of the family computes this",
+        "The shapes, types or masks are outside of what the generator makes kernels for; the message says what. The ops "
+        "are lowered as plain HLO instead.",
+    ),
+    "G4C-K047": Entry(
+        "no family of kernels is called so",
+        "The name of a kernel function begins with that of the family that makes its kernel, such as "
+        "decode_attention. This one was written by hand, or by a pass of another version.",
+    ),
+    "G4C-K048": Entry(
+        "a kernel is not for this NeuronCore generation",
+        "The kernel uses what trn1 and inf2 (NeuronCore-v2) lack. g4c compile lowers it as plain HLO there.",
+    ),
+    "G4C-K049": Entry(
+        "a kernel is not what its function says",
+        "The generated kernel takes or gives tensors of other types, in another order, or writes an operand that the "
+        "kernel function does not update. This is a bug in the generator of that family.",
+        exit_code=70,
+    ),
     "G4C-K050": Entry(
         "the cost model lacks the arguments of a kernel",
         "What a kernel costs depends on the shapes of its inputs: give arrays, types, or (shape, dtype) pairs. Only a "

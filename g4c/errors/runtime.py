@@ -106,6 +106,19 @@ CATALOGUE: dict[str, Entry] = {
         "sampling without top-k (0) needs the whole vocabulary: compile with a larger K or with --sample host, or run "
         "with --greedy or a smaller --top-k.",
     ),
+    # R071 to R079: kernels on the CPU backend.
+    "G4C-R071": Entry(
+        "the bundle has no kernels to simulate",
+        "--cpu-kernels simulate runs the kernels that a bundle's programs call, instruction by instruction. This one "
+        "was compiled with --kernels none, or no kernel could be made for its target, so that its programs call none: "
+        "compile it with --kernels attention or all, or run it with --cpu-kernels reference.",
+    ),
+    "G4C-R072": Entry(
+        "a kernel failed",
+        "A kernel that XLA called on the CPU backend raised an error that is not the simulator's, or gave results of "
+        "other shapes or types than the program wants. This is a bug in g4c.",
+        exit_code=70,
+    ),
     # R100 to R149: the bundle.
     "G4C-R100": Entry(
         "not a bundle",

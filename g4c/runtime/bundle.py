@@ -20,7 +20,7 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,25 @@ class Tensor:
 
 
 @dataclass(frozen=True)
+class Kernel:
+    """A generated kernel: Python source whose function `name` takes `inputs` and gives `outputs`, in order.
+
+    `aliases` are pairs (input, output) of indices: an input that the kernel writes and returns.
+    """
+
+    name: str
+    file: Path
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    aliases: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
 class Program:
-    """One program of a bundle. `file` is the HLO that neuronx-cc takes, `cpu_file` the one that the CPU runs."""
+    """One program of a bundle. `file` is the HLO for neuronx-cc, `cpu_file` the one that the CPU runs.
+
+    `kernels`: SHA-256 of the sources of the kernels that `file` calls; `cpu_file` calls none.
+    """
 
     name: str
     file: Path
@@ -57,6 +74,7 @@ class Program:
     weights: tuple[str, ...]
     flops: int
     bytes: int
+    kernels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,6 +86,7 @@ class Bundle:
     programs: Mapping[str, Program]
     caches: Mapping[str, Cache]
     weights: Mapping[str, Weight]
+    kernels: Mapping[str, Kernel] = field(default_factory=dict)
 
     def program(self, name: str) -> Program:
         """The program called `name`; a coded error names what there is."""
@@ -166,6 +185,17 @@ def _program(path: Path, name: str, entry: Mapping[str, Any]) -> Program:
         weights=tuple(entry["weights"]),
         flops=int(entry["flops"]),
         bytes=int(entry["bytes"]),
+        kernels=tuple(entry.get("kernels", ())),
+    )
+
+
+def _kernel(path: Path, entry: Mapping[str, Any]) -> Kernel:
+    return Kernel(
+        name=entry["name"],
+        file=path / entry["file"],
+        inputs=tuple(Tensor(item["name"], _type(item)) for item in entry["inputs"]),
+        outputs=tuple(Tensor(item["name"], _type(item)) for item in entry["outputs"]),
+        aliases=tuple((int(operand), int(result)) for operand, result in entry["aliases"]),
     )
 
 
@@ -225,7 +255,10 @@ def open_bundle(path: Path | str, *, full: bool = False) -> Bundle:
             programs={name: _program(path, name, entry) for name, entry in manifest["programs"].items()},
             caches={name: Cache(name, _type(entry)) for name, entry in manifest["caches"].items()},
             weights={name: _weight(name, entry) for name, entry in manifest["weights"].items()},
+            kernels={sha: _kernel(path, entry) for sha, entry in manifest.get("kernels", {}).items()},
         )
+        missing = {sha for program in bundle.programs.values() for sha in program.kernels} - bundle.kernels.keys()
+        assert not missing, f"no kernel {min(missing)}"
         files = {name: (str(entry["sha256"]), int(entry["bytes"])) for name, entry in manifest["files"].items()}
     except (KeyError, TypeError, ValueError, AttributeError, AssertionError, InvalidOpError) as error:
         detail = f"{type(error).__name__}: {error}"

@@ -49,6 +49,7 @@ class _Jaxlib:
     host_buffer: Any
     sharding: Any
     to_array: Any
+    register_custom_call: Any
 
 
 @cache
@@ -73,6 +74,7 @@ def _jaxlib() -> _Jaxlib:
             host_buffer=_jax.HostBufferSemantics,
             sharding=Replicated,
             to_array=_jax.ArrayImpl._single_device_array_to_np_array_did_copy,
+            register_custom_call=xla_client.register_custom_call_target,
         )
     except (ImportError, AttributeError) as error:
         raise G4cError(
@@ -176,6 +178,11 @@ class CpuExecutable:
     def temporary_bytes(self) -> int:
         """Memory that an execution takes beside parameters and results."""
         return int(self._loaded.get_compiled_memory_stats().temp_size_in_bytes)
+
+
+def register_custom_call(target: str, handler: object) -> None:
+    """Let custom calls of the typed FFI to `target` call `handler`, a capsule with a function pointer."""
+    _jaxlib().register_custom_call(target, handler, "cpu", 1)
 
 
 def array_of(buffer: Buffer) -> Array:

@@ -8,7 +8,7 @@ them; prefill and decode programs update the same caches in place; after a faile
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from g4c.errors import G4cError
 from g4c.runtime.bundle import Bundle, Program
 from g4c.runtime.candidates import Candidates, Prediction
 from g4c.runtime.cpu import Buffer, CpuExecutable, array_of, cpu_client
+from g4c.runtime.cpu_kernels import raise_failure
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -26,10 +27,25 @@ if TYPE_CHECKING:
 DECODE = "decode"
 
 
-class Session:
-    """Runs `bundle` with `weights` (symbol -> array, asked once per symbol) on `threads` threads (None: all cores)."""
+def cpu_form(program: Program) -> bytes:
+    """The HLO that the CPU runs: what kernels compute is there op by op."""
+    return program.cpu_file.read_bytes()
 
-    def __init__(self, bundle: Bundle, weights: Mapping[str, Array], *, threads: int | None = None) -> None:
+
+class Session:
+    """Runs `bundle` with `weights` (symbol -> array, asked once per symbol) on `threads` threads (None: all cores).
+
+    `form`: which HLO of a program is run; by default the CPU's own.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        weights: Mapping[str, Array],
+        *,
+        threads: int | None = None,
+        form: Callable[[Program], bytes] = cpu_form,
+    ) -> None:
         self.bundle = bundle
         self.batch = bundle.batch
         self.max_context = bundle.max_context
@@ -40,6 +56,7 @@ class Session:
         # How many rows a prefill can be asked for: --logit-rows when it was compiled.
         self.logit_rows = min((program.outputs[0].type.shape[1] for program in prefill), default=1)
         self._weights = weights
+        self._form = form
         self._client = cpu_client(threads)
         self._executables: dict[str, CpuExecutable] = {}
         self._bound: dict[str, Buffer] = {}
@@ -50,7 +67,7 @@ class Session:
         executable = self._executables.get(name)
         if executable is None:
             program = self.bundle.program(name)
-            executable = self._client.compile(program.cpu_file.read_bytes(), name)
+            executable = self._client.compile(self._form(program), name)
             self._bind(program)
             self._executables[name] = executable
         return executable
@@ -127,6 +144,7 @@ class Session:
         ]
         try:
             results = executable.execute(buffers)
+            raise_failure()
         except BaseException:
             self.reset()  # the execution may have consumed them
             raise

@@ -1,14 +1,14 @@
-"""A program of the IR as a StableHLO module: `main`, and one private function per layer function it calls.
+"""A program of the IR as a StableHLO module: `main`, and one private function per function it calls.
 
-In: a module whose functions are at the GRAPH level, and a program's name. Out: text, and the symbols of the weights
-in the order of `main`'s parameters. Invariants: main's parameters are inputs, caches, weights and its results
-outputs, caches; a weight that a layer function loads itself becomes a parameter of that function; every op has a
-location whose name is its module path.
+In: a module, a program's name, and artefacts for the kernel functions that become custom calls; the others are lowered
+as their bodies say. Out: text, and the symbols of the weights in the order of `main`'s parameters. Invariants: main's
+parameters are inputs, caches, weights and its results outputs, caches; a weight that a layer function loads itself
+becomes a parameter of that function; every op has a location whose name is its module path.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from g4c.errors import G4cError
@@ -17,8 +17,10 @@ from g4c.ir.op import Loc, Op, Value
 from g4c.ir.ops.structure import CallOp, LoadWeightOp
 from g4c.ir.types import TensorType
 from g4c.lowering.neuron.finish import Signature
+from g4c.lowering.neuron.kernel_calls import TARGET, placeholder
 from g4c.lowering.neuron.rules import RULES
 from g4c.lowering.neuron.stablehlo_builder import Locations, StablehloBuilder, Tensor
+from g4c.lowering.nki.artifact import KernelArtifact
 
 
 @dataclass(frozen=True)
@@ -31,21 +33,28 @@ class StablehloProgram:
     results: tuple[TensorType, ...]
 
 
-def lower_to_stablehlo(module: Module, program: str) -> StablehloProgram:
-    """`program` and all it calls. G4C-L005: an op has no rule; G4C-L007: the signature cannot be lowered."""
+def lower_to_stablehlo(
+    module: Module, program: str, kernels: Mapping[str, KernelArtifact] | None = None
+) -> StablehloProgram:
+    """`program` and all it calls; `kernels` by the names of kernel functions.
+
+    G4C-L005: an op has no rule; G4C-L007: the signature cannot be lowered.
+    """
+    kernels = kernels or {}
     main = module.functions[program]
     locations = Locations()
     weights = _weights(module, main, {})
     functions = []
     for name in dict.fromkeys(_callees(module, main)):
-        functions += _layer_function(module, module.functions[name], locations)
+        if name not in kernels:
+            functions += _inner_function(module, module.functions[name], locations, kernels)
     inputs = [param for param in main.params if param.cache is None]
     caches = [param for param in main.params if param.cache is not None]
     outputs = [result for result in main.results if result.cache is None]
     states = _cache_results(main, caches)
 
     order = [*inputs, *caches]
-    emitted = _Function(module, main, locations)
+    emitted = _Function(module, main, locations, kernels)
     names = [Tensor(f"%arg{k}", param.type) for k, param in enumerate(order)]
     values: dict[Value, Tensor] = dict(zip(order, names, strict=True))
     symbols = {weight: Tensor(f"%arg{len(order) + k}", module.weights[weight].type) for k, weight in enumerate(weights)}
@@ -108,9 +117,12 @@ def _cache_results(main: Function, caches: list[Parameter]) -> list[Value]:
 class _Function:
     """The body of one function while it is written."""
 
-    def __init__(self, module: Module, function: Function, locations: Locations) -> None:
+    def __init__(
+        self, module: Module, function: Function, locations: Locations, kernels: Mapping[str, KernelArtifact]
+    ) -> None:
         self.module = module
         self.function = function
+        self.kernels = kernels
         self.builder = StablehloBuilder(locations, Loc(function.name))
 
     @property
@@ -124,6 +136,10 @@ class _Function:
             operands = [values[value] for value in op.operands]
             if isinstance(op, LoadWeightOp):
                 tensors = [weights[op.weight.name]]
+            elif isinstance(op, CallOp) and op.callee.name in self.kernels:
+                kernel = self.kernels[op.callee.name]
+                types = [value.type for value in op.results]
+                tensors = self.builder.kernel_call(TARGET, placeholder(kernel), operands, types, kernel.aliases)
             elif isinstance(op, CallOp):
                 callee = self.module.functions[op.callee.name]
                 extra = [weights[name] for name in _weights(self.module, callee, {})]
@@ -147,8 +163,10 @@ class _Function:
         return tensors
 
 
-def _layer_function(module: Module, function: Function, locations: Locations) -> list[str]:
-    emitted = _Function(module, function, locations)
+def _inner_function(
+    module: Module, function: Function, locations: Locations, kernels: Mapping[str, KernelArtifact]
+) -> list[str]:
+    emitted = _Function(module, function, locations, kernels)
     weights = _weights(module, function, {})
     types = [*(param.type for param in function.params), *(module.weights[name].type for name in weights)]
     tensors = [Tensor(f"%arg{k}", type) for k, type in enumerate(types)]

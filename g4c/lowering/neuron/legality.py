@@ -14,6 +14,8 @@ from typing import Any
 from g4c.errors import G4cError
 from g4c.lowering.neuron import legality_rules as rules
 from g4c.lowering.neuron.hlo_proto import ELEMENT_TYPES, TUPLE, HloModule, element_bits, shape_text
+from g4c.lowering.neuron.kernel_calls import API_VERSION, decoded
+from g4c.lowering.neuron.kernel_calls import TARGET as KERNEL
 from g4c.lowering.neuron.legality_module import check_structure
 from g4c.lowering.neuron.legality_rules import RULES, Rule
 
@@ -141,8 +143,26 @@ def _check_op(
         emit("sort", instruction, f"{len(operands)} operands")
     elif opcode == "custom-call" and instruction.custom_call_target not in rules.CUSTOM_CALLS:
         emit("custom-call-target", instruction, f"target {instruction.custom_call_target!r}")
+    elif opcode == "custom-call" and instruction.custom_call_target == KERNEL:
+        _check_kernel_call(instruction, operands, emit)
     elif opcode in ("all-reduce", "reduce-scatter") and any(_dtype(operand) in rules.INTEGERS for operand in operands):
         emit("integer-collective", instruction, f"operand is {_dtype(operands[0])}")
+
+
+def _check_kernel_call(instruction: Any, operands: list[Any], emit: Emit) -> None:
+    fields = decoded(instruction.backend_config)
+    if fields is None or not fields.get("func_name"):
+        emit("kernel-call", instruction, "backend_config names no kernel")
+    if instruction.custom_call_api_version != API_VERSION:
+        emit("kernel-call", instruction, f"API version {instruction.custom_call_api_version}, not {API_VERSION}")
+    results = list(_arrays(instruction.shape))
+    for alias in instruction.output_operand_aliasing:
+        index, operand = (list(alias.output_shape_index) or [0])[0], alias.operand_index
+        if not (index < len(results) and operand < len(operands)):
+            emit("kernel-call", instruction, f"operand {operand} and result {index} do not both exist")
+        elif shape_text(results[index]) != shape_text(operands[operand].shape):
+            shapes = f"{shape_text(operands[operand].shape)} and {shape_text(results[index])}"
+            emit("kernel-call", instruction, f"operand {operand} and result {index} are one, of shapes {shapes}")
 
 
 def _check_elementwise(instruction: Any, operands: list[Any], emit: Emit) -> None:

@@ -87,6 +87,13 @@ _ALL = (
     ),
     Rule("sort", "warning", "sort over a vocabulary becomes a top-k that is rejected", "EVRF014/EVRF029"),
     Rule("custom-call-target", "error", "only custom calls that neuronx-cc recognizes", "EVRF015/EHCA005"),
+    Rule(
+        "kernel-call",
+        "error",
+        "a kernel's call has the kernel in base64 JSON, returns a status, and aliases results to operands of their "
+        "shape",
+        "EVRF059/EVRF065",
+    ),
     Rule("integer-collective", "error", "collectives that reduce take floats", "EVRF061/EVRF063"),
 )
 RULES = {rule.code: rule for rule in _ALL}

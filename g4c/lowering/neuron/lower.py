@@ -1,12 +1,13 @@
 """Lower one program of the IR to the HLO proto that neuronx-cc and the CPU backend get.
 
-In: a module, a program's name, a target. Out: `LoweredProgram`. Phases: StableHLO text, its verifier, XLA's
-converter, finishing, the legality lint. Invariant: a program that is returned has passed the StableHLO verifier and
-breaks no rule that is an error.
+In: a module, a program's name, a target, artefacts for kernels that are called as such. Out: `LoweredProgram`. Phases:
+StableHLO text, its verifier, XLA's converter, finishing, the legality lint. Invariant: a program that is returned has
+passed the StableHLO verifier and breaks no rule that is an error.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from g4c.ir.module import Module
@@ -16,6 +17,7 @@ from g4c.lowering.neuron.finish import finish
 from g4c.lowering.neuron.graph_to_stablehlo import lower_to_stablehlo
 from g4c.lowering.neuron.legality import Finding
 from g4c.lowering.neuron.mlir_verifier import verify_stablehlo
+from g4c.lowering.nki.artifact import KernelArtifact
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,14 @@ class LoweredProgram:
     bytes: int
 
 
-def lower_program(module: Module, program: str, *, target: str) -> LoweredProgram:
-    """Lower `program`. Codes G4C-L001 to L008; warnings of the lint are in `findings`."""
-    lowered = lower_to_stablehlo(module, program)
+def lower_program(
+    module: Module, program: str, *, target: str, kernels: Mapping[str, KernelArtifact] | None = None
+) -> LoweredProgram:
+    """Lower `program`. Codes G4C-L001 to L008; warnings of the lint are in `findings`.
+
+    Calls of the kernel functions that `kernels` names become calls of these kernels; the others are lowered op by op.
+    """
+    lowered = lower_to_stablehlo(module, program, kernels)
     verify_stablehlo(lowered.text)
     signature = lowered.signature
     proto = finish(xla.stablehlo_to_hlo(lowered.text), program, signature)

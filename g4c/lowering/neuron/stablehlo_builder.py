@@ -84,15 +84,39 @@ class StablehloBuilder:
 
     def call(self, callee: str, operands: Sequence[Tensor], types: Sequence[TensorType]) -> list[Tensor]:
         """A call of a private function of the module."""
-        name = f"%{self._count}"
-        self._count += 1
-        bound = f"{name}:{len(types)}" if len(types) != 1 else name
-        self._write(bound, "func.call", operands, f"({', '.join(map(str, types))})", f"callee = @{_quoted(callee)}", "")
-        return [Tensor(f"{name}#{k}" if len(types) != 1 else name, type) for k, type in enumerate(types)]
+        return self._bound("func.call", operands, types, f"callee = @{_quoted(callee)}")
+
+    def kernel_call(
+        self,
+        target: str,
+        config: str,
+        operands: Sequence[Tensor],
+        types: Sequence[TensorType],
+        aliases: Sequence[tuple[int, int]],
+    ) -> list[Tensor]:
+        """A custom call that returns a status. `aliases`: pairs of operand and result that are one buffer."""
+        pairs = ", ".join(
+            f"#stablehlo.output_operand_alias<output_tuple_indices = [{result if len(types) > 1 else ''}], "
+            f"operand_index = {operand}, operand_tuple_indices = []>"
+            for operand, result in aliases
+        )
+        attributes = (
+            f"call_target_name = {_quoted(target)}, api_version = 2 : i32, backend_config = {_quoted(config)}, "
+            f"output_operand_aliases = [{pairs}]"
+        )
+        return self._bound("stablehlo.custom_call", operands, types, attributes)
 
     def ret(self, results: Sequence[Tensor]) -> None:
         """The end of the function."""
         self._write("", "func.return", results, "()", "", "")
+
+    def _bound(self, op: str, operands: Sequence[Tensor], types: Sequence[TensorType], attributes: str) -> list[Tensor]:
+        """An op with any number of results."""
+        name = f"%{self._count}"
+        self._count += 1
+        bound = f"{name}:{len(types)}" if len(types) != 1 else name
+        self._write(bound, op, operands, f"({', '.join(map(str, types))})", attributes, "")
+        return [Tensor(f"{name}#{k}" if len(types) != 1 else name, type) for k, type in enumerate(types)]
 
     def _write(
         self, bound: str, name: str, operands: Sequence[Tensor], result: str, attributes: str, region: str
