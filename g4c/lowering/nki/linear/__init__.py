@@ -1,0 +1,11 @@
+"""Kernels of the matmul family: projections, what follows attention in a layer, the head.
+
+In: a problem: shapes, types, epsilons. Out: schedules that fit the generation, and the kernel of one of them.
+Weights are [k, n], as packed offline: k lies on the partitions, rows of n are contiguous. Rows are batch times
+sequence, from one (decode) to a prefill bucket.
+
+    projection        (norm +) linear, columns to one or several results: q, k, v in front of attention
+    residual          what a layer adds to its stream: O projection, MLP, per-layer gate; one of them, or all in turn
+    device            the functions that the generated files are made of
+    kernel_file       putting a file together
+"""

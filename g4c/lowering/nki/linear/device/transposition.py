@@ -1,0 +1,134 @@
+"""Rows in HBM to features on the partitions, and back: the Tensor Engine transposes."""
+
+from g4c.lowering.nki.linear.device.tiles import tile_features, tile_groups
+from g4c.lowering.nki.simulator import isa as nisa
+from g4c.lowering.nki.simulator import language as nl
+
+
+def folds_of(rows, width):
+    """Into how many lines a row is folded, so that few rows fill more partitions: lines are multiples of 256 wide."""
+    folds = 1
+    if width % 256 == 0:
+        for n in range(2, width // 256 + 1):
+            if rows * n <= 128 and (width // 256) % n == 0:
+                folds = n
+    return folds
+
+
+def load_rows(source, first, rows):
+    """Rows of source [*, width] in SBUF: tiles [up to 128, line width], a row in one or several lines."""
+    width = source.shape[1]
+    folds = folds_of(rows, width)
+    lines = source.reshape((source.shape[0] * folds, width // folds))
+    tiles = []
+    for start in range(folds * first, folds * (first + rows), 128):
+        count = min(128, folds * (first + rows) - start)
+        tile = nl.ndarray((count, width // folds), dtype=source.dtype, buffer=nl.sbuf)
+        nisa.dma_copy(dst=tile, src=lines[start : start + count, :])
+        tiles.append(tile)
+    return tiles
+
+
+def rows_to_features(target, tiles):
+    """target [128, tiles, rows] = what load_rows has loaded, with its features on the partitions."""
+    partitions, columns, rows = target.shape
+    start = 0
+    for lines in tiles:
+        count, width = lines.shape
+        folds = max(1, columns // ((width + 127) // 128))
+        fold = columns // folds  # tiles per line
+        elements = 1024 if lines.dtype == nl.bfloat16 else 512  # a PSUM bank
+        for tile, together, partitions in tile_groups(0, width, elements // count):
+            bank = nl.ndarray((128, elements), dtype=lines.dtype, buffer=nl.psum)
+            for t in range(together):
+                at, limit, step = tile_features(tile + t, width)
+                nisa.nc_transpose(dst=bank[:partitions, t * count : (t + 1) * count], data=lines[:, at:limit:step])
+            # line r * folds + f holds tiles f * fold + t of row r
+            nisa.tensor_copy(
+                dst=target.ap(
+                    [[columns * rows, partitions], [rows, together], [1, count // folds], [fold * rows, folds]],
+                    offset=tile * rows + start,
+                ),
+                src=bank.ap([[elements, partitions], [count, together], [folds, count // folds], [1, folds]], offset=0),
+            )
+        start += count // folds
+
+
+def load_features(source, first, rows):
+    """Rows of source [*, width] with their features on the partitions: [128, tiles, rows]."""
+    target = nl.ndarray((128, (source.shape[1] + 127) // 128, rows), dtype=source.dtype, buffer=nl.sbuf)
+    rows_to_features(target, load_rows(source, first, rows))
+    return target
+
+
+def store_features(outputs, source, first, rows):
+    """Rows of outputs from `first` on = source [128, tiles, rows].
+
+    outputs: (tensor [*, width] in HBM, its first feature) one by one.
+    """
+    columns, pitch = source.shape[1], source.shape[2]
+    width, aligned = 0, True
+    for output, start in outputs:
+        width += output.shape[1]
+        aligned = aligned and start % 256 == 0
+    folds = folds_of(rows, width)
+    if len(outputs) > 1 and (rows > 1 or width != 256 * folds or not aligned):
+        folds = 1
+    fold, line = columns // folds, width // folds  # tiles and features per line
+    elements = 1024 if source.dtype == nl.bfloat16 else 512  # a PSUM bank
+    for start in range(0, rows, 128):
+        count = min(128, rows - start)
+        lines = nl.ndarray((count * folds, line), dtype=source.dtype, buffer=nl.sbuf)
+        for at in range(0, line, elements):
+            length = min(elements, line - at)
+            bank = nl.ndarray((128, elements), dtype=source.dtype, buffer=nl.psum)
+            for tile in range(at // 128, (at + length + 127) // 128):
+                low, limit, step = tile_features(tile, line)
+                partitions = (limit - low + step - 1) // step
+                pattern = [[columns * pitch, partitions], [1, count], [fold * pitch, folds]]
+                nisa.nc_transpose(
+                    dst=bank[: count * folds, low - at : limit - at : step],
+                    data=source.ap(pattern, offset=tile * pitch + start),
+                )
+            nisa.tensor_copy(dst=lines[:, at : at + length], src=bank[: count * folds, :length])
+        for output, feature in outputs:
+            row = first + start
+            if folds == 1:
+                part = lines[:, feature : feature + output.shape[1]]
+                nisa.dma_copy(dst=output[row : row + count, :], src=part)
+            else:
+                each = output.shape[1] // line
+                target = output.reshape((output.shape[0] * each, line))
+                part = lines[feature // line : feature // line + count * each, :]
+                nisa.dma_copy(dst=target[row * each : (row + count) * each, :], src=part)
+
+
+def load_vector(source):
+    """source [width] in HBM as one fp32 value per feature: [128, tiles]."""
+    width = source.shape[0]
+    target = nl.ndarray((128, (width + 127) // 128), dtype=nl.float32, buffer=nl.sbuf)
+    pairs = width // 256
+    if pairs > 0:
+        lines = nl.ndarray((pairs, 256), dtype=source.dtype, buffer=nl.sbuf)
+        nisa.dma_copy(dst=lines, src=source.ap([[256, pairs], [1, 256]], offset=0))
+        for i in range(2):
+            bank = nl.ndarray((128, pairs), dtype=source.dtype, buffer=nl.psum)
+            nisa.nc_transpose(dst=bank, data=lines[:, i:256:2])
+            nisa.tensor_copy(dst=target[:, i : 2 * pairs : 2], src=bank)
+    for at in range(256 * pairs, width, 128):
+        size = min(128, width - at)
+        line = nl.ndarray((1, size), dtype=source.dtype, buffer=nl.sbuf)
+        nisa.dma_copy(dst=line, src=source.ap([[size, 1], [1, size]], offset=at))
+        bank = nl.ndarray((size, 1), dtype=source.dtype, buffer=nl.psum)
+        nisa.nc_transpose(dst=bank, data=line)
+        nisa.tensor_copy(dst=target[:size, at // 128 : at // 128 + 1], src=bank)
+    return target
+
+
+def load_scalar(source):
+    """source [1] in HBM on every partition: fp32 [128, 1]."""
+    line = nl.ndarray((128, 1), dtype=source.dtype, buffer=nl.sbuf)
+    nisa.dma_copy(dst=line, src=source.ap([[0, 128], [1, 1]], offset=0))
+    target = nl.ndarray((128, 1), dtype=nl.float32, buffer=nl.sbuf)
+    nisa.tensor_copy(dst=target, src=line)
+    return target

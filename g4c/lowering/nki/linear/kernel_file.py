@@ -1,0 +1,124 @@
+"""Generated files of the linear family: the functions of `device` that a kernel uses, and the kernel.
+
+In: a kernel's body and what it says of itself. Out: a `KernelArtifact` whose docstring ends in the kernel's budget, as
+the simulator counts it in a dry run.
+Invariant: a file holds the text of every function that it calls, and of no other.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from g4c.ir.types import DType, TensorType
+from g4c.lowering.nki.artifact import KernelArtifact
+from g4c.lowering.nki.linear.device import epilogues, normalization, streaming, tiles, transposition
+from g4c.lowering.nki.simulator import source
+from g4c.lowering.nki.simulator.generation import TARGETS, Generation
+from g4c.lowering.nki.source_text import SourceText
+
+FAMILY = "linear"
+NL_DTYPES = {DType.BF16: "bfloat16", DType.F16: "float16", DType.F32: "float32"}
+_TARGET = {2: "trn1", 3: "trn2", 4: "trn3"}
+_HEAD = """
+import nki
+import nki.isa as nisa
+import nki.language as nl
+"""
+
+
+@dataclass(frozen=True)
+class KernelText:
+    """A kernel before its budget is known.
+
+    `summary`: what it computes; `schedule`: how, one line each; `inputs`, `outputs`: names and types; `resident`: bytes
+    per partition of SBUF that its tiles take; `body`: its lines, which end in the return of the outputs.
+    """
+
+    name: str
+    summary: tuple[str, ...]
+    schedule: tuple[str, ...]
+    inputs: tuple[tuple[str, TensorType], ...]
+    outputs: tuple[tuple[str, TensorType], ...]
+    resident: int
+    body: str
+
+
+def generation_of(number: int) -> Generation:
+    """The generation 2, 3 or 4."""
+    return TARGETS[_TARGET[number]]
+
+
+def make_artifact(kernel: KernelText, generation: int) -> KernelArtifact:
+    """The kernel as a file. The budget in its docstring is that of a dry run under the rules of `generation`."""
+    bare = _file(kernel, ())
+    arrays = [np.empty(kind.shape, kind.dtype.numpy) for _, kind in kernel.inputs]
+    run = source.load(bare, kernel.name).specialize(_TARGET[generation]).run(*arrays, dry=True)
+    _, psum = run.peaks[0]
+    limit = generation_of(generation).sbuf_usable
+    budget = (
+        f"Budget: {run.instructions[0]} instructions; SBUF {kernel.resident} of {limit} bytes per partition; "
+        f"PSUM {psum.amount:.0f} of 8 banks.",
+    )
+    return KernelArtifact(
+        family=FAMILY,
+        name=kernel.name,
+        source=_file(kernel, budget),
+        inputs=kernel.inputs,
+        outputs=kernel.outputs,
+        schedule="; ".join(kernel.schedule),
+    )
+
+
+def _file(kernel: KernelText, budget: Sequence[str]) -> str:
+    """The whole file."""
+    text = SourceText()
+    paragraphs = [kernel.summary, tuple(f"{line}." for line in kernel.schedule), budget]
+    lines = "\n\n".join("\n".join(_wrap(line) for line in lines) for lines in paragraphs if lines)
+    text.add(f'"""{lines}\n"""')
+    text.add()
+    text.add(_HEAD)
+    for part in (*_used_functions(kernel.body), "@nki.jit"):
+        text.add()
+        text.add()
+        text.add(part)
+    names = [name for name, _ in kernel.inputs]
+    with text.block(f"def {kernel.name}({', '.join(names)}):"):
+        text.add(kernel.body)
+    return str(text)
+
+
+def _wrap(line: str) -> str:
+    return textwrap.fill(line, 110)
+
+
+@functools.cache
+def _library() -> dict[str, tuple[str, frozenset[str]]]:
+    """The text of every function of `device`, in order, and which of them it names."""
+    found = {}
+    for module in (tiles, transposition, normalization, streaming, epilogues):
+        for name, function in vars(module).items():
+            if inspect.isfunction(function) and function.__module__ == module.__name__:
+                found[name] = inspect.getsource(function).strip()
+    return {name: (text, _names(text) & found.keys()) for name, text in found.items()}
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name))
+
+
+def _used_functions(body: str) -> list[str]:
+    """The texts of the device functions that a kernel's body calls, and that they call."""
+    library = _library()
+    used: set[str] = set()
+    pending = _names(f"def kernel():\n{textwrap.indent(body, '    ')}") & library.keys()
+    while pending:
+        used |= pending
+        pending = frozenset(callee for name in pending for callee in library[name][1]) - used
+    return [text for name, (text, _) in library.items() if name in used]
