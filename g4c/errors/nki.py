@@ -159,8 +159,8 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "G4C-K041": Entry(
         "no kernel of the family computes this",
-        "The shapes, types or masks are outside of what the generator makes kernels for; the message says what. The ops "
-        "are lowered as plain HLO instead.",
+        "The shapes, types or masks are outside of what the generator makes kernels for; the message says what. The "
+        "ops are lowered as plain HLO instead.",
     ),
     "G4C-K047": Entry(
         "no family of kernels is called so",

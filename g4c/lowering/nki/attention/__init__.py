@@ -1,0 +1,1 @@
+"""Kernels of attention: prefill and decode."""

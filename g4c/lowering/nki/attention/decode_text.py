@@ -1,0 +1,325 @@
+"""The functions of decode attention kernels, as text; their sizes are constants of the file that they are put into.
+
+In: nothing. Out: one template per function ($dtype is the operands' type); `decode_source` says which a kernel needs.
+Invariant: tiles that are used more than once are allocated once and passed on: what waits for what is as written.
+"""
+
+from __future__ import annotations
+
+FETCH = '''
+def fetch(transfers, n, pool):
+    """Issue load n, if there is one, into its tile."""
+    if n < len(transfers):
+        tensor, start, pitch, partitions, elements = transfers[n]
+        nisa.dma_copy(
+            dst=pool[n % TILES][:partitions, :elements],
+            src=tensor.ap([[pitch, partitions], [1, elements]], offset=start),
+        )
+'''
+
+TRANSPOSE_QUERIES = '''
+def transpose_queries(q):
+    """q as [head dims, contraction, row, head]."""
+    total = BATCH * ROWS * HEADS
+    queries = nl.ndarray((WIDTH, CHUNKS, BATCH * ROWS, HEADS), dtype=$dtype, buffer=nl.sbuf)
+    for first in range(0, total, 128):
+        count = min(128, total - first)
+        rows = nl.ndarray((count, HEAD_DIM), dtype=$dtype, buffer=nl.sbuf)
+        nisa.dma_copy(dst=rows, src=q.ap([[HEAD_DIM, count], [1, HEAD_DIM]], offset=first * HEAD_DIM))
+        bank = nl.ndarray((WIDTH, CHUNKS, count), dtype=$dtype, buffer=nl.psum)
+        for c in range(CHUNKS):
+            nisa.nc_transpose(dst=bank[:, c], data=rows[:, c * WIDTH : (c + 1) * WIDTH], engine=nisa.engine.tensor)
+        part = queries.ap([[CHUNKS * total, WIDTH], [total, CHUNKS], [1, count]], offset=first)
+        nisa.tensor_copy(dst=part, src=bank)
+    return queries
+'''
+
+NEW_ROWS = '''
+def load_rows(rows):
+    """The chunk's keys or values, [row, KV heads and dims]."""
+    tile = nl.ndarray((BATCH * ROWS, SLOT), dtype=$dtype, buffer=nl.sbuf)
+    nisa.dma_copy(dst=tile, src=rows.ap([[SLOT, BATCH * ROWS], [1, SLOT]]))
+    return tile
+
+
+def load_rows_by_sequence(rows):
+    """The same as [row, sequence, KV heads and dims]: rows of every sequence start at partition 0."""
+    tile = nl.ndarray((ROWS, BATCH, SLOT), dtype=$dtype, buffer=nl.sbuf)
+    nisa.dma_copy(dst=tile, src=rows.ap([[SLOT, ROWS], [ROWS * SLOT, BATCH], [1, SLOT]]))
+    return tile
+
+
+def transpose_new_keys(rows):
+    """The chunk's keys as [head dims, KV head and contraction, row]."""
+    turned = nl.ndarray((WIDTH, KV_HEADS * CHUNKS, BATCH * ROWS), dtype=$dtype, buffer=nl.sbuf)
+    for first in range(0, KV_HEADS * CHUNKS, NEW_KEYS):
+        count = min(NEW_KEYS, KV_HEADS * CHUNKS - first)
+        bank = nl.ndarray((WIDTH, count, NEW_PITCH), dtype=$dtype, buffer=nl.psum)
+        for n in range(count):
+            columns = slice((first + n) * WIDTH, (first + n + 1) * WIDTH)
+            nisa.nc_transpose(dst=bank[:, n, : BATCH * ROWS], data=rows[:, columns], engine=nisa.engine.tensor)
+        nisa.tensor_copy(dst=turned[:, first : first + count], src=bank[:, :, : BATCH * ROWS])
+    return turned
+
+
+def score_new_keys(turned, queries, first, scores, column$ahead):
+    """Scores of the chunk's keys, on the first ROWS partitions of one column."""
+    bank = nl.ndarray((ROWS, SEQUENCES, ROWS, HEADS), dtype=nl.float32, buffer=nl.psum)
+    for sequence in range(SEQUENCES):
+        rows = slice((first + sequence) * ROWS, (first + sequence + 1) * ROWS)
+        for head in range(KV_HEADS):
+            heads = slice(head * GROUP, (head + 1) * GROUP)
+            for c in range(CHUNKS):
+                nisa.nc_matmul(
+                    dst=bank[:, sequence, :, heads],
+                    stationary=turned[:, head * CHUNKS + c, rows],
+                    moving=queries[:, c, rows, heads],
+                    accumulate=(c > 0),
+                )
+    nisa.memset(dst=scores[:, :, column], value=MASKED)
+'''
+
+SCORE_ONE = """    nisa.tensor_copy(dst=scores[:ROWS, :, column], src=bank)
+"""
+
+SCORE_MANY = '''    nisa.scalar_tensor_tensor(
+        dst=scores[:ROWS, :, column],
+        data=ahead.ap([[ROWS, ROWS], [0, SEQUENCES], [1, ROWS], [0, HEADS]]),
+        op0=nl.multiply,
+        operand0=MASKED,
+        op1=nl.add,
+        operand1=bank,
+    )
+
+
+def mask_new_keys():
+    """ahead [key row, query row]: 1.0 where a query does not see a key of the chunk."""
+    seen = nl.ndarray((ROWS, ROWS), dtype=nl.float32, buffer=nl.sbuf)
+    nisa.memset(dst=seen, value=0.0)
+    ahead = nl.ndarray((ROWS, ROWS), dtype=nl.float32, buffer=nl.sbuf)
+    nisa.affine_select(
+        dst=ahead,
+        pattern=[[1, ROWS]],
+        channel_multiplier=-1,
+        on_true_tile=seen,
+        on_false_value=1.0,
+        cmp_op=nl.greater_equal,
+    )
+'''
+
+SCORE_WINDOW = """    old = nl.ndarray((ROWS, ROWS), dtype=nl.float32, buffer=nl.sbuf)
+    nisa.affine_select(
+        dst=old,
+        pattern=[[-1, ROWS]],
+        channel_multiplier=1,
+        on_true_tile=ahead,
+        on_false_value=1.0,
+        cmp_op=nl.greater_equal,
+        offset=WINDOW - 1,
+    )
+    return old
+"""
+
+KEYS = '''
+def transpose_keys(keys, partitions, pair, count, bank, turned, step):
+    """Keys [key, dims] of `count` (column, KV head) pairs as [dims, pair, contraction, key], through PSUM."""
+    for n in range(count):
+        for c in range(CHUNKS):
+            start = (pair + n) * HEAD_DIM + c * WIDTH
+            nisa.nc_transpose(
+                dst=bank[:, n, c, :partitions],
+                data=keys[:partitions, start : start + WIDTH],
+                engine=nisa.engine.tensor,
+            )
+    filled = bank[:, :count, :, :partitions]
+    if step % SCALAR_EVERY == SCALAR_EVERY - 1:
+        nisa.activation(dst=turned[:, :count, :, :partitions], op=nl.copy, data=filled)
+    else:
+        nisa.tensor_copy(dst=turned[:, :count, :, :partitions], src=filled)
+
+
+def multiply_keys(turned, partitions, pair, count, queries, sequence, product):
+    """product [key, column, row, head] of these pairs."""
+    rows = slice(sequence * ROWS, (sequence + 1) * ROWS)
+    for n in range(count):
+        column, head = (pair + n) // KV_HEADS, (pair + n) % KV_HEADS
+        heads = slice(head * GROUP, (head + 1) * GROUP)
+        for c in range(CHUNKS):
+            nisa.nc_matmul(
+                dst=product[:partitions, column, :, heads],
+                stationary=turned[:, n, c, :partitions],
+                moving=queries[:, c, rows, heads],
+                accumulate=(c > 0),
+            )
+
+
+def mask_scores(product, partitions, columns, hidden, masks, scores):
+    """scores = product, far below all others where a key is hidden. `masks`: first element of these in `hidden`."""
+    if partitions < 128:
+        nisa.memset(dst=scores, value=MASKED)
+    pattern = [[BATCH * MASK_COLUMNS * MASK_ROWS, partitions], [MASK_ROWS, columns], $mask]
+    nisa.scalar_tensor_tensor(
+        dst=scores[:partitions],
+        data=hidden.ap(pattern, offset=masks),
+        op0=nl.multiply,
+        operand0=MASKED,
+        op1=nl.add,
+        operand1=product[:partitions, :columns],
+    )
+'''
+
+SOFTMAX = '''
+def by_query(tile, used):
+    """A tile [128, sequence, column, row, head] as [128, sequence, row and head, column]."""
+    queries = ROWS * HEADS
+    pitch = SCORE_COLUMNS * queries
+    return tile.ap([[SEQUENCES * pitch, 128], [pitch, SEQUENCES], [1, queries], [queries, used]])
+
+
+def find_peaks(scores, used, identity, ones):
+    """The maximum of each query over all keys, in PSUM [128, query], the same on every partition.
+
+    Over columns by a reduction; over partitions by a transpose and a second one; a product with ones spreads it.
+    """
+    highest = nl.ndarray((128, QUERIES), dtype=nl.float32, buffer=nl.sbuf)
+    nisa.tensor_reduce(dst=highest, op=nl.maximum, data=by_query(scores, used), axis=3)
+    peaks = nl.ndarray((128, QUERIES), dtype=nl.float32, buffer=nl.psum)
+    for first in range(0, QUERIES, 128):
+        count = min(128, QUERIES - first)
+        flipped = nl.ndarray((count, 128), dtype=nl.float32, buffer=nl.psum)
+        nisa.nc_transpose(dst=flipped, data=highest[:, first : first + count], engine=nisa.engine.tensor)
+        top = nl.ndarray((count, 1), dtype=nl.float32, buffer=nl.sbuf)
+        nisa.tensor_reduce(dst=top, op=nl.maximum, data=flipped, axis=1)
+        diagonal = nl.ndarray((count, count), dtype=nl.float32, buffer=nl.sbuf)
+        nisa.tensor_scalar(dst=diagonal, data=identity[:count, :count], op0=nl.multiply, operand0=top)
+        nisa.nc_matmul(dst=peaks[:, first : first + count], stationary=ones[:count], moving=diagonal, accumulate=False)
+    return peaks
+
+
+def exponentiate(scores, peaks, used, weights):
+    """weights = exp(SCALE * (scores - peaks)), 512 elements per partition at a time."""
+    together = max(1, 512 // QUERIES)
+    for column in range(0, used, together):
+        count = min(together, used - column)
+        part = scores[:, :, column : column + count]
+        spread = peaks.ap([[QUERIES, 128], [ROWS * HEADS, SEQUENCES], [0, count], [1, ROWS * HEADS]])
+        nisa.tensor_tensor(dst=part, data1=part, data2=spread, op=nl.subtract)
+        nisa.activation(dst=weights[:, :, column : column + count], op=nl.exp, data=part, scale=SCALE)
+
+
+def add_up(weights, used, ones):
+    """The sum of each query's weights over all keys, in PSUM [128, query], the same on every partition."""
+    sums = nl.ndarray((128, QUERIES), dtype=nl.float32, buffer=nl.sbuf)
+    nisa.tensor_reduce(dst=sums, op=nl.add, data=by_query(weights, used), axis=3)
+    total = nl.ndarray((128, QUERIES), dtype=nl.float32, buffer=nl.psum)
+    nisa.nc_matmul(dst=total, stationary=ones, moving=sums, accumulate=False)
+    return total
+'''
+
+VALUES = '''
+def multiply_values(values, partitions, columns, weights, result, accumulate):
+    """result [dims, contraction, row, head] += values^T weights; weights [key, column, row, head]."""
+    for n in range(columns):
+        for head in range(KV_HEADS):
+            heads = slice(head * GROUP, (head + 1) * GROUP)
+            for c in range(CHUNKS):
+                start = (n * KV_HEADS + head) * HEAD_DIM + c * WIDTH
+                nisa.nc_matmul(
+                    dst=result[:, c, :, heads],
+                    stationary=values[:partitions, start : start + WIDTH],
+                    moving=weights[:partitions, n, :, heads],
+                    accumulate=(accumulate or n > 0),
+                )
+
+
+def invert(total, valid, first):
+    """1 / total; 0 for rows that are padding."""
+    inverse = nl.ndarray((128, QUERIES), dtype=nl.float32, buffer=nl.sbuf)
+    nisa.reciprocal(dst=inverse, data=total)
+    rows = valid.ap([[BATCH * ROWS, 128], [1, SEQUENCES * ROWS], [0, HEADS]], offset=first * ROWS)
+    nisa.tensor_tensor(dst=inverse, data1=inverse, data2=rows, op=nl.multiply)
+    return inverse
+
+
+def store(result, inverse, first, y):
+    """y of the sequences from `first` on: result * inverse, transposed back."""
+    scaled = nl.ndarray((WIDTH, CHUNKS, QUERIES), dtype=$dtype, buffer=nl.sbuf)
+    spread = inverse.ap([[QUERIES, WIDTH], [0, CHUNKS], [1, QUERIES]])
+    nisa.tensor_tensor(dst=scaled, data1=result[:, :, : SEQUENCES * ROWS, :HEADS], data2=spread, op=nl.multiply)
+    for start in range(0, QUERIES, 128):
+        count = min(128, QUERIES - start)
+        bank = nl.ndarray((count, HEAD_DIM), dtype=$dtype, buffer=nl.psum)
+        for c in range(CHUNKS):
+            nisa.nc_transpose(
+                dst=bank[:, c * WIDTH : (c + 1) * WIDTH],
+                data=scaled[:, c, start : start + count],
+                engine=nisa.engine.tensor,
+            )
+        rows = nl.ndarray((count, HEAD_DIM), dtype=$dtype, buffer=nl.sbuf)
+        nisa.tensor_copy(dst=rows, src=bank)
+        place = (first * ROWS * HEADS + start) * HEAD_DIM
+        nisa.dma_copy(dst=y.ap([[HEAD_DIM, count], [1, HEAD_DIM]], offset=place), src=rows)
+'''
+
+MERGE = '''
+def raise_peaks(peaks, running_peak):
+    """running_peak = the larger one; what exp(SCALE * scores) of former parts shrink by."""
+    decay = nl.ndarray((128, QUERIES), dtype=nl.float32, buffer=nl.sbuf)
+    higher = nl.ndarray((128, QUERIES), dtype=nl.float32, buffer=nl.sbuf)
+    nisa.tensor_tensor(dst=higher, data1=peaks, data2=running_peak, op=nl.maximum)
+    nisa.tensor_tensor(dst=decay, data1=running_peak, data2=higher, op=nl.subtract)
+    nisa.activation(dst=decay, op=nl.exp, data=decay, scale=SCALE)
+    nisa.tensor_copy(dst=running_peak, src=higher)
+    return decay
+
+
+def merge(running, decay, added):
+    """running = running * decay + added."""
+    nisa.tensor_tensor(dst=running, data1=running, data2=decay, op=nl.multiply)
+    nisa.tensor_tensor(dst=running, data1=running, data2=added, op=nl.add)
+'''
+
+UPDATE = '''
+def locate_rows(positions):
+    """Where the chunk's rows go, [row, 1]: SLOTS * sequence + position mod SLOTS; past the end for padding."""
+    rows = BATCH * ROWS
+    position = nl.ndarray((rows, 1), dtype=nl.int32, buffer=nl.sbuf)
+    nisa.dma_copy(dst=position, src=positions.ap([[1, rows], [1, 1]]))
+    slot = nl.ndarray((rows, 1), dtype=nl.int32, buffer=nl.sbuf)
+$modulo
+    sequence = nl.ndarray((rows, 1), dtype=nl.int32, buffer=nl.sbuf)
+    nisa.iota(dst=sequence, pattern=[[0, 1]], channel_multiplier=1)
+    # Rounds to the nearest integer: row // ROWS.
+    half = (ROWS - 1) / 2
+    nisa.tensor_scalar(
+        dst=sequence, data=sequence, op0=nl.subtract, operand0=half, op1=nl.multiply, operand1=1.0 / ROWS
+    )
+    place = nl.ndarray((rows, 1), dtype=nl.int32, buffer=nl.sbuf)
+    nisa.scalar_tensor_tensor(
+        dst=place, data=sequence, op0=nl.multiply, operand0=float(SLOTS), op1=nl.add, operand1=slot
+    )
+    outside = nl.ndarray((rows, 1), dtype=nl.float32, buffer=nl.sbuf)
+    nisa.tensor_scalar(
+        dst=outside, data=position, op0=nl.less, operand0=0.0, op1=nl.multiply, operand1=float(BATCH * SLOTS)
+    )
+    index = nl.ndarray((rows, 1), dtype=nl.int32, buffer=nl.sbuf)
+    nisa.tensor_tensor(dst=index, data1=place, data2=outside, op=nl.add, engine=nisa.engine.vector)
+    return index
+
+
+def write_rows(cache, index, rows):
+    """Rows of the chunk into their slots; rows past the end are skipped."""
+    slots = cache.reshape((BATCH * SLOTS, SLOT)).ap([[SLOT, BATCH * ROWS], [1, SLOT]], vector_offset=index)
+    nisa.dma_copy(dst=slots, src=rows, oob_mode=nisa.oob_mode.skip)
+'''
+
+MODULO_POWER = "    nisa.tensor_scalar(dst=slot, data=position, op0=nl.bitwise_and, operand0=SLOTS - 1)"
+
+MODULO = """    # Rounds to the nearest integer: position // SLOTS, exact below 2^22.
+    laps = nl.ndarray((rows, 1), dtype=nl.int32, buffer=nl.sbuf)
+    middle = (SLOTS - 1) / 2
+    share = 1.0 / SLOTS
+    nisa.tensor_scalar(dst=laps, data=position, op0=nl.subtract, operand0=middle, op1=nl.multiply, operand1=share)
+    nisa.scalar_tensor_tensor(
+        dst=slot, data=laps, op0=nl.multiply, operand0=float(-SLOTS), op1=nl.add, operand1=position
+    )"""
