@@ -1,0 +1,186 @@
+"""The choices of a prefill attention kernel, and the tiles that they take in SBUF and PSUM.
+
+In: a problem and a generation. Out: schedules that fit, best guess first; the buffers of one.
+Invariant: a kernel allocates exactly its `buffers`, once, at the start; so their sum is what it needs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from g4c.errors import G4cError
+from g4c.lowering.nki.attention.prefill_problem import BANK, P, PrefillProblem
+from g4c.lowering.nki.simulator.generation import V2, V3, V4
+
+DRAIN = 3  # steps from the one that is prepared to the one whose result is complete
+STAGED = 2048  # keys whose held positions are masked at once
+_GENERATIONS = {2: V2, 3: V3, 4: V4}
+_ITEMSIZE = {"float32": 4, "bfloat16": 2, "int32": 4, "uint8": 1}
+
+
+@dataclass(frozen=True)
+class PrefillSchedule:
+    """`heads` of a KV head are loaded and stored together, rows of them being contiguous in HBM.
+
+    `slots` key tiles of 128 are in SBUF. Where that is less than there are, `query_tiles` query tiles of `heads` heads
+    visit the tiles that are there in turn, with their queries and sums in SBUF; else it is 1. `banks` (1 to 4) of PSUM
+    hold the scores that share one maximum. `scalar` are those whose transposed probabilities the Scalar Engine takes
+    out of PSUM; the Vector Engine takes the others.
+    """
+
+    heads: int
+    query_tiles: int
+    slots: int
+    banks: int = 4
+    scalar: tuple[int, ...] = ()
+    ahead: int = 4
+
+    @property
+    def units(self) -> int:
+        """Pairs of a query tile and a head with queries, sums and result in SBUF: those in turn, and one more."""
+        return self.heads * self.query_tiles + 1
+
+    def resident(self, problem: PrefillProblem) -> bool:
+        """Whether all keys of a KV head are in SBUF."""
+        return self.slots >= problem.key_tiles
+
+    def text(self, problem: PrefillProblem) -> str:
+        """One line for people."""
+        keys = "keys resident" if self.resident(problem) else f"{self.query_tiles} query tiles per pass over the keys"
+        scalar = f", P^T of banks {self.scalar} on Scalar" if self.scalar else ""
+        return f"{keys} ({self.slots} tiles in SBUF), {self.heads} heads, {BANK * self.banks} keys per maximum{scalar}"
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """`count` tiles [partitions, ...] of `dtype` in SBUF or PSUM, used in rotation; `count` 0: one, for good."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    count: int = 0
+    memory: str = "sbuf"
+    comment: str = ""
+
+    @property
+    def bytes(self) -> int:
+        """Per partition."""
+        size = _ITEMSIZE[self.dtype] * max(1, self.count)
+        for extent in self.shape[1:]:
+            size *= extent
+        return size
+
+
+def buffers(problem: PrefillProblem, schedule: PrefillSchedule, blocks: bool) -> tuple[Buffer, ...]:
+    """What the kernel allocates. `blocks`: some softmax takes more than one block of keys."""
+    dtype = "bfloat16" if problem.itemsize == 2 else "float32"
+    partitions, tiles = max(problem.widths), len(problem.widths)
+    columns = problem.head_dim + problem.sums_in_values
+    units, double = schedule.units, 2 * schedule.banks
+    row = schedule.heads * problem.head_dim
+    found = [
+        Buffer("keys", (partitions, schedule.slots, tiles, P), dtype, comment="K^T: head dims on the partitions"),
+        Buffer("values", (P, schedule.slots, columns), dtype, comment="V: keys on the partitions"),
+        Buffer("raw_keys", (P, problem.head_dim), dtype, schedule.ahead, comment="K as loaded"),
+        Buffer("raw_queries", (P, row), dtype, 2, comment="q as loaded"),
+        Buffer("results", (P, row), dtype, 2, comment="y before it is stored"),
+        Buffer("at", (P, 1), "int32", 2, comment="positions of the rows"),
+        Buffer("valid", (P, 1), "float32", schedule.query_tiles + DRAIN, comment="1.0 for rows that are no padding"),
+        Buffer("queries", (partitions, tiles, P), dtype, units, comment="q^T"),
+        Buffer("peaks", (P, 1 + schedule.banks), "float32", units, comment="maximum so far, and of each bank"),
+        Buffer("shift", (P, 1), "float32", 3, comment="minus the maximum"),
+        Buffer("weights", (P, BANK), dtype, double, comment="P, bank by bank"),
+        Buffer("turned", (P, BANK // P, P), dtype, double, comment="P^T: keys on the partitions"),
+        Buffer("inverse", (P, 1), "float32", 3, comment="1 / sum"),
+        *_of_blocks(problem, schedule, blocks),
+        *_of_masks(problem, schedule),
+        Buffer("scores", (P, BANK), "float32", 4, "psum", "S = q K^T"),
+        Buffer("turns", (P, BANK // P, P), dtype, 2, "psum", "transposes"),
+        Buffer("products", (P, columns), "float32", 2, "psum", "P V"),
+    ]
+    return tuple(found)
+
+
+def _of_blocks(problem: PrefillProblem, schedule: PrefillSchedule, blocks: bool) -> list[Buffer]:
+    """State from one block of keys to the next, and row sums that V's column of ones does not give."""
+    found = []
+    if problem.scale != 1:
+        found.append(Buffer("bias", (P, 1), "float32", 3, comment="minus the scaled maximum"))
+    if blocks:
+        columns = problem.head_dim + problem.sums_in_values
+        found.append(Buffer("decay", (P, 1), "float32", 4, comment="exp(old maximum - new maximum)"))
+        found.append(Buffer("state", (P, columns), "float32", schedule.units, comment="P V, summed over blocks"))
+    if not problem.sums_in_values:
+        found.append(Buffer("sums", (P, schedule.banks), "float32", 4, comment="row sums of P, bank by bank"))
+        found.append(Buffer("added", (P, 1), "float32", 3, comment="row sum of a block"))
+        found.append(Buffer("total", (P, 1), "float32", schedule.units, comment="row sums"))
+    return found
+
+
+def _of_masks(problem: PrefillProblem, schedule: PrefillSchedule) -> list[Buffer]:
+    """Masks are bytes, 1 where a query sees a key; those that need data are made from f32 positions."""
+    found = []
+    by_query = sum(segment.keys for segment in problem.segments if problem.by_query(segment))
+    by_batch = sum(segment.keys for segment in problem.segments if problem.by_batch(segment))
+    if problem.causal and "chunk" in [segment.kind for segment in problem.segments]:
+        found.append(Buffer("band", (P, problem.band + P), "uint8", comment="causality and window, by row indices"))
+    if by_query or by_batch:
+        found.append(Buffer("held", (P, min(STAGED, max(by_query, by_batch))), "int32", comment="positions of keys"))
+    if by_batch:
+        found.append(Buffer("seen_by_batch", (P, by_batch), "uint8", 2, comment="keys that a sequence sees"))
+    if by_query or problem.block_span:
+        count = schedule.query_tiles + 1
+        found.append(Buffer("position", (P, 1), "float32", 2, comment="positions of the rows, or the last not seen"))
+        if by_query:
+            found.append(Buffer("key_positions", (P, by_query), "float32", comment="positions of keys"))
+            found.append(Buffer("seen_by_query", (P, by_query), "uint8", count, comment="keys that each query sees"))
+    if problem.block_span:
+        count = schedule.query_tiles + 1
+        found.append(Buffer("row_blocks", (P, problem.rows), "float32", comment="image blocks of the rows, as keys"))
+        found.append(Buffer("raw_blocks", (P, problem.rows), "int32", comment="the same, as loaded"))
+        found.append(Buffer("own_blocks", (P, 1), "int32", 2, comment="image blocks of the queries"))
+        found.append(Buffer("seen_in_block", (P, problem.reach), "uint8", count, comment="keys from the diagonal on"))
+    return found
+
+
+def sbuf_bytes(problem: PrefillProblem, schedule: PrefillSchedule, blocks: bool = True) -> int:
+    """Per partition."""
+    return sum(buffer.bytes for buffer in buffers(problem, schedule, blocks) if buffer.memory == "sbuf")
+
+
+def schedules(problem: PrefillProblem, generation: int) -> tuple[PrefillSchedule, ...]:
+    """Those that fit the SBUF of a generation (2, 3, 4), best guess first. G4C-K040 where none does."""
+    limit = _GENERATIONS[generation].sbuf_usable
+    found = [schedule for schedule in _candidates(problem) if sbuf_bytes(problem, schedule) <= limit]
+    if not found:
+        smallest = min(sbuf_bytes(problem, schedule) for schedule in _candidates(problem))
+        raise G4cError(
+            "G4C-K040",
+            f"no schedule fits: {problem.name} needs {smallest} bytes per partition of SBUF at least, "
+            f"NeuronCore-v{generation} has {limit}",
+            help="use a shorter chunk, or a shorter cache",
+        )
+    return tuple(found)
+
+
+def _candidates(problem: PrefillProblem) -> list[PrefillSchedule]:
+    """All keys in SBUF, with room for the next KV head's if possible; else passes over the keys, block by block."""
+    tiles, found = problem.key_tiles, []
+    many = problem.batch * problem.kv_heads > 1
+    divisors = [heads for heads in range(problem.group, 0, -1) if problem.group % heads == 0]
+    rows = [heads for heads in divisors if heads * problem.head_dim * problem.itemsize <= 4096] or [1]
+    scalar = _scalar_banks(problem)
+    for spare in (tiles, min(tiles, 20), 0) if many else (0,):
+        found += [PrefillSchedule(heads, 1, tiles + spare, scalar=scalar) for heads in dict.fromkeys([*rows, 1])]
+    for slots in (48, 40, 36):
+        if slots < tiles:
+            for heads, query_tiles in ((heads, n) for heads in dict.fromkeys([rows[0], 1]) for n in (4, 2, 1)):
+                found.append(PrefillSchedule(heads, query_tiles, slots, scalar=scalar))
+    return list(dict.fromkeys(found))
+
+
+def _scalar_banks(problem: PrefillProblem) -> tuple[int, ...]:
+    """What balances Scalar and Vector: short head dims leave PE less to do per score."""
+    if problem.head_dim > 256:
+        return ()
+    return (0,) if problem.window and problem.window <= 2 * BANK else (2, 3)
