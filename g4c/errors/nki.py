@@ -182,4 +182,29 @@ CATALOGUE: dict[str, Entry] = {
         "What a kernel costs depends on the shapes of its inputs: give arrays, types, or (shape, dtype) pairs. Only a "
         "generated kernel knows its own.",
     ),
+    "G4C-K051": Entry(
+        "a file is not one kernel",
+        "g4c nki takes a Python file with a function that is decorated with @nki.jit. Where it has several, --function "
+        "says which.",
+    ),
+    "G4C-K052": Entry(
+        "an argument of a kernel is not one",
+        "--arg takes NAME=VALUE, where NAME is a parameter of the kernel and VALUE a shape with its type "
+        "(1x2048x8x512xbf16) or a number. Each parameter is given once. Kernels of a model have their own arguments.",
+        2,
+    ),
+    "G4C-K053": Entry(
+        "no such kernel",
+        "The programs of this model, with these buckets and this context, call no kernel of that name, or there is "
+        "none for the target. `g4c nki list` with the same options shows those that there are.",
+    ),
+    "G4C-K054": Entry(
+        "a kernel's Python fails",
+        "The code of a kernel raised an exception of Python. The line is the kernel's own.",
+    ),
+    "G4C-K055": Entry(
+        "there is nothing to draw",
+        "The time window is past the kernel's end, or a roofline has no kernel with matmuls, or kernels of several "
+        "generations.",
+    ),
 }

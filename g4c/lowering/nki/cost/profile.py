@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -99,6 +99,28 @@ class Profile:
         """The part of the time that an engine is busy."""
         return self.engines[engine].busy_us / self.us if self.us else 0.0
 
+    def summary(self) -> dict[str, Any]:
+        """The figures for programs, as JSON has them. Everything about time is modelled."""
+        engines = {name: {**asdict(use), "share": self.share(name)} for name, use in self.engines.items()}
+        return {
+            "name": self.name,
+            "generation": self.machine.number,
+            "cores": self.cores,
+            "modelled_us": self.us,
+            "bound": self.bound,
+            "engines": engines,
+            "flops": self.flops,
+            "pe_utilization": self.pe_utilization,
+            "hbm_read_bytes": self.hbm_read,
+            "hbm_written_bytes": self.hbm_written,
+            "hbm_utilization": self.hbm_utilization,
+            "on_chip_bytes": self.moved_on_chip,
+            "instructions": self.instructions,
+            "sbuf_peak_bytes": self.sbuf_peak,
+            "psum_peak_banks": self.psum_peak,
+            "critical_path": [asdict(step) for step in self.path],
+        }
+
     def table(self) -> str:
         """One screen for people."""
         from g4c.lowering.nki.cost.report import table
@@ -153,9 +175,13 @@ def _array(value: Any, dry: bool) -> Any:
     """A tensor argument as an array: memory that nobody touches when dry, else zeros."""
     if isinstance(value, TensorType):
         value = (value.shape, value.dtype.numpy)
-    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], tuple):
+    if not (isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], tuple)):
+        return value
+    try:
         return (np.empty if dry else np.zeros)(value[0], np.dtype(value[1]))
-    return value
+    except (MemoryError, ValueError) as problem:
+        shape = "x".join(map(str, value[0]))
+        raise G4cError("G4C-K052", f"a tensor of {shape} is too large for this machine") from problem
 
 
 def summarize(name: str, run: Any, lines: list[Timeline], generation: int) -> Profile:

@@ -17,7 +17,7 @@ from g4c.lowering.nki.cost.profile import COMPUTE, TITLES, Profile
 from g4c.lowering.nki.cost.recorder import CostRecorder, Kind
 from g4c.lowering.nki.cost.timeline import Timeline
 
-_FIRST_QUEUE = 10
+FIRST_QUEUE = 10
 
 
 def write_trace(profile: Profile, file: TextIO) -> int:
@@ -38,9 +38,9 @@ def trace_events(profile: Profile) -> Iterator[dict[str, Any]]:
     """The events: names of processes and tracks, then the instructions of each core in program order."""
     for core, (recorder, timeline) in enumerate(zip(profile.recorders, profile.lines, strict=True)):
         yield _name("process_name", core, 0, f"core {core}: {_core_name(profile)}, modelled")
-        tracks = _tracks(recorder, timeline)
+        tracks = tracks_of(recorder, timeline)
         engines = {number + 1: TITLES[name] for number, name in enumerate(COMPUTE)}
-        queues = {_FIRST_QUEUE + n: f"DMA queue {n}" for n in range(max(tracks, default=0) - _FIRST_QUEUE + 1)}
+        queues = {FIRST_QUEUE + n: f"DMA queue {n}" for n in range(max(tracks, default=0) - FIRST_QUEUE + 1)}
         for number, title in {**engines, **queues}.items():
             yield _name("thread_name", core, number, title)
             yield {"ph": "M", "name": "thread_sort_index", "pid": core, "tid": number, "args": {"sort_index": number}}
@@ -84,7 +84,7 @@ def _details(kind: Kind) -> dict[str, Any]:
     return shown
 
 
-def _tracks(recorder: CostRecorder, timeline: Timeline) -> list[int]:
+def tracks_of(recorder: CostRecorder, timeline: Timeline) -> list[int]:
     """The track of each row: its engine, or for a transfer, from its trigger to its last byte, a free queue."""
     tracks = [0] * len(recorder.rows)
     transfers = []
@@ -104,6 +104,6 @@ def _tracks(recorder: CostRecorder, timeline: Timeline) -> list[int]:
             heappush(idle, queues)
             queues += 1
         queue = heappop(idle)
-        tracks[row] = _FIRST_QUEUE + queue
+        tracks[row] = FIRST_QUEUE + queue
         heappush(busy, (timeline.end[row], queue))
     return tracks
