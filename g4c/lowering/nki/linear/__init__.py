@@ -6,6 +6,7 @@ sequence, from one (decode) to a prefill bucket.
 
     projection        (norm +) linear, columns to one or several results: q, k, v in front of attention
     residual          what a layer adds to its stream: O projection, MLP, per-layer gate; one of them, or all in turn
+    lm_head           (norm +) projection to the vocabulary, soft cap: logits, or the best of every tile
     device            the functions that the generated files are made of
     kernel_file       putting a file together
 """

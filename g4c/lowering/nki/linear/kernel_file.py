@@ -24,7 +24,7 @@ from g4c.lowering.nki.simulator.generation import TARGETS, Generation
 from g4c.lowering.nki.source_text import SourceText
 
 FAMILY = "linear"
-NL_DTYPES = {DType.BF16: "bfloat16", DType.F16: "float16", DType.F32: "float32"}
+NL_DTYPES = {DType.BF16: "bfloat16", DType.F32: "float32", DType.S32: "int32"}
 _TARGET = {2: "trn1", 3: "trn2", 4: "trn3"}
 _HEAD = """
 import nki

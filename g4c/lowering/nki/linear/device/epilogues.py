@@ -147,3 +147,54 @@ def store_sums(outputs, sums, first, columns, row, rows):
         if low < high:
             part = result[:, low - first : high - first]
             nisa.dma_copy(dst=output[row : row + rows, low - start : high - start], src=part)
+
+
+def best_of_tiles(values, indices, weights, x, rows, cap, ring, loads, banks, columns):
+    """values, indices [rows, tiles, 8] in SBUF = the 8 largest of every `columns` of x^T weights, and where they are.
+
+    cap * tanh(value / cap) where cap is not 0: it keeps the order, so it need not be taken of the others.
+    """
+    width = weights.shape[1]
+    for first in range(0, width, columns):
+        size = min(columns, width - first)
+        tile = first // columns
+        sums = banks[tile % len(banks)]  # of several banks, one after the other
+        parts = []
+        for at in range(0, size, 512):
+            parts.append(sums[:, at : min(at + 512, size)])
+        loads = multiply_to_rows([parts], weights, first, size, x, rows, ring, loads)
+        largest = nl.ndarray((rows, 8), dtype=nl.float32, buffer=nl.sbuf)
+        where = nl.ndarray((rows, 8), dtype=nl.uint32, buffer=nl.sbuf)
+        nisa.max8(dst=largest, src=sums[:rows, :size])
+        nisa.nc_find_index8(dst=where, data=sums[:rows, :size], vals=largest)
+        nisa.tensor_scalar(dst=indices[:rows, tile, :], data=where, op0=nl.add, operand0=float(first))
+        if cap == 0.0:
+            nisa.tensor_copy(dst=values[:rows, tile, :], src=largest)
+        else:
+            capped = nl.ndarray((rows, 8), dtype=nl.float32, buffer=nl.sbuf)
+            nisa.activation(dst=capped, op=nl.tanh, data=largest, scale=1.0 / cap)
+            nisa.tensor_scalar(dst=values[:rows, tile, :], data=capped, op0=nl.multiply, operand0=cap)
+    return loads
+
+
+def capped_to_rows(output, weights, x, row, rows, cap, ring, loads, banks, columns):
+    """Rows from `row` on of output = cap * tanh(x^T weights / cap), or x^T weights where cap is 0."""
+    width = weights.shape[1]
+    used = 0
+    for first in range(0, width, columns):
+        size = min(columns, width - first)
+        sums = take_banks(banks, used, (size + 511) // 512)
+        used += len(sums)
+        loads = multiply_to_rows([sums], weights, first, size, x, rows, ring, loads)
+        result = nl.ndarray((rows, size), dtype=output.dtype, buffer=nl.sbuf)
+        for c in range(len(sums)):
+            low, high = 512 * c, min(512 * c + 512, size)
+            if cap == 0.0:
+                nisa.tensor_copy(dst=result[:, low:high], src=sums[c][:rows, : high - low])
+            else:
+                capped = nl.ndarray((rows, 512), dtype=nl.float32, buffer=nl.sbuf)
+                part = capped[:, : high - low]
+                nisa.activation(dst=part, op=nl.tanh, data=sums[c][:rows, : high - low], scale=1.0 / cap)
+                nisa.tensor_scalar(dst=result[:, low:high], data=part, op0=nl.multiply, operand0=cap)
+        nisa.dma_copy(dst=output[row : row + rows, first : first + size], src=result)
+    return loads

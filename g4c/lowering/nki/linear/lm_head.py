@@ -1,0 +1,207 @@
+"""Kernels for the head: (RMS norm +) projection to the vocabulary + soft cap, as logits or as the best of every tile.
+
+In: `HeadProblem`. Out: candidates for its `HeadSchedule`, and the kernel that one of them makes.
+Invariant: the weight is read once per 128 rows; with tiles, no logit but the best 8 of each is written to HBM.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from g4c.errors import G4cError
+from g4c.ir.types import DType, TensorType
+from g4c.lowering.nki.artifact import KernelArtifact
+from g4c.lowering.nki.linear.kernel_file import NL_DTYPES, KernelText, generation_of, make_artifact
+from g4c.lowering.nki.source_text import SourceText
+
+BEST = 8  # how many of a tile
+_MOST_SLOTS = 32
+_BANKS = 8  # of 512 columns
+_MOST_TILE = _BANKS // 2 * 512
+
+
+@dataclass(frozen=True)
+class HeadProblem:
+    """logits = cap * tanh(rms_norm(x) @ weight / cap); no norm where `epsilon` is None, no cap where `cap` is 0.
+
+    `rows`: leading shape of x, whose last axis is `depth`. `tile` 0: the result is logits [*rows, vocabulary] of type
+    `result`. Else it is values f32 and indices s32 [*rows, tiles, 8]: the largest of every `tile` columns, descending;
+    equal values in the order of their indices. Operands: x, gain [depth] (only with a norm), weight [depth,
+    vocabulary].
+    """
+
+    rows: tuple[int, ...]
+    depth: int
+    vocabulary: int
+    dtype: DType
+    cap: float = 0.0
+    epsilon: float | None = None
+    tile: int = 0
+    result: DType = DType.F32
+
+    def __post_init__(self) -> None:
+        last = self.vocabulary % self.tile if self.tile else 0
+        if self.tile and (self.tile % 256 or self.tile > _MOST_TILE or 0 < last < BEST):
+            raise G4cError(
+                "G4C-K041",
+                f"the best of tiles of {self.tile} of {self.vocabulary} columns",
+                help=f"multiples of 256 up to {_MOST_TILE}, of which the last has {BEST} or more",
+            )
+
+    @property
+    def count(self) -> int:
+        """How many rows there are."""
+        return math.prod(self.rows)
+
+    @property
+    def tiles(self) -> int:
+        """How many tiles the vocabulary has."""
+        return -(-self.vocabulary // self.tile) if self.tile else 0
+
+
+@dataclass(frozen=True)
+class HeadSchedule:
+    """`columns`: whose sums are in PSUM together, `banks` of them in all; `slots`: of the ring, each of 256 rows and
+    `columns` columns.
+    """
+
+    columns: int
+    banks: int
+    slots: int
+
+
+def schedules(problem: HeadProblem, generation: int) -> tuple[HeadSchedule, ...]:
+    """Candidates, best guess first. G4C-K040: none fits."""
+    found = []
+    usable = generation_of(generation).sbuf_usable
+    banks = _BANKS if problem.count <= 128 else _BANKS - 2  # more rows are transposed while sums are in use
+    for columns in (problem.tile,) if problem.tile else (512 * (banks // 2), 1024):
+        slots = min(_MOST_SLOTS, (usable - _resident_bytes(problem, columns)) // _slot_bytes(problem, columns))
+        if slots >= 2:
+            found.append(HeadSchedule(min(columns, problem.vocabulary), banks, slots))
+    if not found:
+        raise G4cError("G4C-K040", f"no schedule fits: {problem.depth} features leave no room for weights")
+    return tuple(found)
+
+
+def _slot_bytes(problem: HeadProblem, columns: int) -> int:
+    return 2 * columns * problem.dtype.bits // 8
+
+
+def _resident_bytes(problem: HeadProblem, columns: int) -> int:
+    """Bytes per partition of all but the ring."""
+    size = problem.dtype.bits // 8
+    tiles = -(-problem.depth // 128)
+    rows = min(128, problem.count)
+    features = problem.depth * size + tiles * rows * size
+    normalized = tiles * rows * (size + 4) + 5 * 2048 + 512 + tiles * 4 if problem.epsilon is not None else 0
+    results = problem.tiles * BEST * 8 + 128 if problem.tile else 2 * (columns * problem.result.bits // 8 + 2048)
+    return features + normalized + results
+
+
+def emit(problem: HeadProblem, schedule: HeadSchedule, generation: int) -> KernelArtifact:
+    """The kernel of `schedule`."""
+    kernel = KernelText(
+        name=kernel_name(problem),
+        summary=_summary(problem),
+        schedule=(
+            f"{min(128, problem.count)} rows of x^T are stationary, weights move past them, 512 columns at a time",
+            f"weights stream through a ring of {schedule.slots} slots, 256 x {schedule.columns} each",
+        ),
+        inputs=operands(problem),
+        outputs=results(problem),
+        resident=_resident_bytes(problem, schedule.columns) + schedule.slots * _slot_bytes(problem, schedule.columns),
+        body=_body(problem, schedule),
+    )
+    return make_artifact(kernel, generation)
+
+
+def operands(problem: HeadProblem) -> tuple[tuple[str, TensorType], ...]:
+    """Names and types of what the kernel takes, in order."""
+    x = ("x", TensorType((*problem.rows, problem.depth), problem.dtype))
+    gain = ("gain", TensorType((problem.depth,), problem.dtype))
+    weight = ("weight", TensorType((problem.depth, problem.vocabulary), problem.dtype))
+    return (x, weight) if problem.epsilon is None else (x, gain, weight)
+
+
+def results(problem: HeadProblem) -> tuple[tuple[str, TensorType], ...]:
+    """Names and types of what the kernel gives, in order."""
+    if not problem.tile:
+        return (("logits", TensorType((*problem.rows, problem.vocabulary), problem.result)),)
+    shape = (*problem.rows, problem.tiles, BEST)
+    return (("values", TensorType(shape, DType.F32)), ("indices", TensorType(shape, DType.S32)))
+
+
+def kernel_name(problem: HeadProblem) -> str:
+    """What the kernel is called."""
+    parts = ["lm_head"]
+    parts += [f"best{BEST}_of{problem.tile}"] if problem.tile else []
+    parts += ["normed"] if problem.epsilon is not None else []
+    parts += [f"r{problem.count}", f"k{problem.depth}", f"n{problem.vocabulary}", problem.dtype.mlir]
+    return "_".join(parts)
+
+
+def _summary(problem: HeadProblem) -> tuple[str, ...]:
+    x = "x" if problem.epsilon is None else "rms_norm(x)"
+    product = f"{x} @ weight"
+    logits = f"{problem.cap:g} * tanh({product} / {problem.cap:g})" if problem.cap else product
+    what = f"the {BEST} largest of every {problem.tile} of" if problem.tile else "logits ="
+    return (
+        f"The head: {what} {logits}; {problem.count} rows of {problem.depth} features, {problem.vocabulary} columns, "
+        f"{problem.dtype.mlir}.",
+    )
+
+
+def _body(problem: HeadProblem, schedule: HeadSchedule) -> str:
+    text = SourceText()
+    constants: dict[str, int | float] = {"ROWS": problem.count, "DEPTH": problem.depth, "COLUMNS": schedule.columns}
+    constants |= {"SLOTS": schedule.slots, "CAP": problem.cap}
+    if problem.epsilon is not None:
+        constants["EPSILON"] = problem.epsilon
+    for name, value in constants.items():
+        text.add(f"{name} = {value!r}")
+    for name, kind in results(problem):
+        dtype = NL_DTYPES[kind.dtype]
+        text.add(f"{name} = nl.ndarray({kind.shape}, dtype=nl.{dtype}, buffer=nl.shared_hbm)")
+    text.add("x_rows = x.reshape((ROWS, DEPTH))")
+    if problem.tile:
+        text.add(f"values_rows = values.reshape((ROWS, {problem.tiles}, {BEST}))")
+        text.add(f"indices_rows = indices.reshape((ROWS, {problem.tiles}, {BEST}))")
+    else:
+        text.add(f"logits_rows = logits.reshape((ROWS, {problem.vocabulary}))")
+    text.add("ring = make_ring(SLOTS, COLUMNS, x.dtype)")
+    if problem.tile:
+        text.add("banks = []")
+        together = -(-schedule.columns // 512)
+        with text.block(f"for _ in range({schedule.banks // together}):"):
+            text.add(f"banks.append(nl.ndarray((128, {512 * together}), dtype=nl.float32, buffer=nl.psum))")
+    else:
+        text.add(f"banks = make_banks({schedule.banks})")
+    text.add("loads = 0")
+    with text.block("for row in range(0, ROWS, 128):"):
+        text.add("rows = min(128, ROWS - row)")
+        text.add("features = load_features(x_rows, row, rows)")
+        if problem.epsilon is not None:
+            with text.block("if row == 0:"):
+                text.add("mean = averager(DEPTH)")
+                text.add("gain_features = load_vector(gain)")
+            text.add(f"normed = nl.ndarray((128, {-(-problem.depth // 128)}, rows), dtype=x.dtype, buffer=nl.sbuf)")
+            text.add("normalize(normed, features, DEPTH, rows, gain_features, EPSILON, mean)")
+            text.add("features = normed")
+        if problem.tile:
+            shape = f"(rows, {problem.tiles}, {BEST})"
+            text.add(
+                f"""
+                best = nl.ndarray({shape}, dtype=nl.float32, buffer=nl.sbuf)
+                where = nl.ndarray({shape}, dtype=nl.int32, buffer=nl.sbuf)
+                loads = best_of_tiles(best, where, weight, features, rows, CAP, ring, loads, banks, COLUMNS)
+                nisa.dma_copy(dst=values_rows[row : row + rows], src=best)
+                nisa.dma_copy(dst=indices_rows[row : row + rows], src=where)
+                """
+            )
+        else:
+            text.add("out = logits_rows")
+            text.add("loads = capped_to_rows(out, weight, features, row, rows, CAP, ring, loads, banks, COLUMNS)")
+    text.add(f"return {', '.join(name for name, _ in results(problem))}")
+    return str(text)
