@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 from g4c.lowering.nki.attention.prefill_problem import BANK, P, PrefillProblem, Segment
-from g4c.lowering.nki.attention.prefill_schedule import DRAIN, PrefillSchedule
+from g4c.lowering.nki.attention.prefill_schedule import PrefillSchedule
 from g4c.lowering.nki.source_text import SourceText
 
 
@@ -26,6 +26,7 @@ def constants(problem: PrefillProblem, schedule: PrefillSchedule) -> tuple[tuple
         ("GROUP", problem.group, "query heads of a KV head"),
         ("D", problem.head_dim, "head dim"),
         ("D_TILES", len(problem.widths), "contractions of one product of q and k"),
+        ("COLUMNS", schedule.columns(problem), "of V" + ", the last one of ones" * schedule.sums_in_values(problem)),
     ]
     if problem.window:
         found.append(("WINDOW", problem.window, "positions that a query sees, itself included"))
@@ -34,12 +35,15 @@ def constants(problem: PrefillProblem, schedule: PrefillSchedule) -> tuple[tuple
     if problem.causal:
         found.append(("BAND", problem.band, "columns of `band` before the keys at the first row of a query tile"))
     found += [
+        ("TOGETHER", schedule.kv_heads, "KV heads that are loaded together"),
         ("HEADS", schedule.heads, "query heads that are loaded and stored together"),
         ("SHARED", schedule.query_tiles, "query tiles that use the keys in SBUF in turn"),
         ("UNITS", schedule.units, "query tiles of one head with queries and sums in SBUF"),
         ("SLOTS", schedule.slots, "key tiles in SBUF"),
         ("AHEAD", schedule.ahead, "key tiles that are loaded, but not transposed yet"),
         ("BLOCK_BANKS", schedule.banks, "PSUM banks of scores that share one maximum"),
+        ("TURNED", schedule.added - 1, "steps from one's preparation to its P^T"),
+        ("ADDED", schedule.added, "steps from one's preparation to its P V"),
         ("KEY_TILES", problem.key_tiles, ""),
         ("SEGMENT_KEYS", tuple(segment.keys for segment in problem.segments), "keys of each segment"),
         ("FIRST_TILES", problem.first_tiles, "first key tile of each segment"),
@@ -54,7 +58,7 @@ def plan_text(problem: PrefillProblem, schedule: PrefillSchedule, pauses: bool) 
     text.add("\n")
     _bring(text, problem, schedule)
     text.add("\n")
-    _plan(text, pauses)
+    _plan(text, schedule.added if pauses else 0)
     return str(text)
 
 
@@ -153,7 +157,7 @@ def _bring(text: SourceText, problem: PrefillProblem, schedule: PrefillSchedule)
         text.add("return runs, oldest")
 
 
-def _plan(text: SourceText, pauses: bool) -> None:
+def _plan(text: SourceText, pauses: int) -> None:
     with text.block("def plan():"):
         text.add('''
             """Steps (a block of keys for one head of one query tile), loads of key tiles, loads of query tiles."""
@@ -162,13 +166,13 @@ def _plan(text: SourceText, pauses: bool) -> None:
             tiles = []
             unit = 0
         ''')
-        with text.block("for b in range(BATCH):"), text.block("for g in range(KV_HEADS):"):
+        with text.block("for b in range(BATCH):"), text.block("for g in range(0, KV_HEADS, TOGETHER):"):
             if pauses:
                 text.add("# SBUF has no room for keys of the next KV head as long as steps of this one are under way.")
-                with text.block(f"for _ in range({DRAIN} if unit > 0 else 0):"):
+                with text.block(f"for _ in range({pauses} if unit > 0 else 0):"):
                     text.add('steps.append({"banks": [], "needs": len(loads), "oldest": len(loads)})')
             text.add("number = [-1] * KEY_TILES")
-            with text.block("for head in range(g * GROUP, (g + 1) * GROUP, HEADS):"):
+            with text.block("for head in range(g * GROUP, (g + TOGETHER) * GROUP, HEADS):"):
                 with text.block("for i0 in range(0, QUERY_TILES, SHARED):"):
                     text.add("""
                         shared = range(i0, min(i0 + SHARED, QUERY_TILES))
@@ -185,7 +189,7 @@ def _plan(text: SourceText, pauses: bool) -> None:
                             block = banks[p : p + BLOCK_BANKS]
                             runs, oldest = bring(b, g, block, number, loads)
                             for h in range(HEADS if len(block) > 0 else 0):
-                                step = {"batch": b, "head": h, "banks": block, "runs": runs}
+                                step = {"banks": block, "runs": runs, "kv": (head + h) // GROUP - g}
                                 step["unit"] = unit + (i - i0) * HEADS + h
                                 step["needs"] = len(loads)
                                 step["oldest"] = oldest
@@ -211,7 +215,7 @@ class Plan:
             exec(self.text, scope)
             self.steps, self.loads, self.tiles = scope["plan"]()
             self.fits = all(
-                step["needs"] <= self.steps[max(0, n - DRAIN)]["oldest"] + schedule.slots
+                step["needs"] <= self.steps[max(0, n - schedule.added)]["oldest"] + schedule.slots
                 for n, step in enumerate(self.steps)
             )
             if self.fits:

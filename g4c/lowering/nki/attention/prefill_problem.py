@@ -96,11 +96,6 @@ class PrefillProblem:
         return self.dtype.bits // 8
 
     @property
-    def sums_in_values(self) -> bool:
-        """Whether a PSUM bank has room for one column more than V has: one of ones, which gives the row sums."""
-        return self.head_dim < BANK
-
-    @property
     def sees_itself(self) -> bool:
         """Whether every row sees a key, padding included: itself."""
         return self.causal and any(segment.kind == "chunk" for segment in self.segments)

@@ -12,7 +12,7 @@ from g4c.errors import G4cError
 from g4c.lowering.nki.attention.prefill_problem import BANK, P, PrefillProblem
 from g4c.lowering.nki.simulator.generation import V2, V3, V4
 
-DRAIN = 3  # steps from the one that is prepared to the one whose result is complete
+EFFICIENT = 4096  # bytes of a row that DMA moves at full speed
 STAGED = 2048  # keys whose held positions are masked at once
 _GENERATIONS = {2: V2, 3: V3, 4: V4}
 _ITEMSIZE = {"float32": 4, "bfloat16": 2, "int32": 4, "uint8": 1}
@@ -20,20 +20,26 @@ _ITEMSIZE = {"float32": 4, "bfloat16": 2, "int32": 4, "uint8": 1}
 
 @dataclass(frozen=True)
 class PrefillSchedule:
-    """`heads` of a KV head are loaded and stored together, rows of them being contiguous in HBM.
+    """`kv_heads` are loaded together, and so are `heads` of their query heads: their rows are contiguous in HBM.
 
     `slots` key tiles of 128 are in SBUF. Where that is less than there are, `query_tiles` query tiles of `heads` heads
     visit the tiles that are there in turn, with their queries and sums in SBUF; else it is 1. `banks` (1 to 4) of PSUM
-    hold the scores that share one maximum. `scalar` are those whose transposed probabilities the Scalar Engine takes
-    out of PSUM; the Vector Engine takes the others.
+    hold the scores that share one maximum. `lag`: steps between the scores of a block and its transposed probabilities.
+    `ahead`: key tiles that are loaded ahead of their transposition.
     """
 
+    kv_heads: int
     heads: int
     query_tiles: int
     slots: int
     banks: int = 4
-    scalar: tuple[int, ...] = ()
+    lag: int = 2
     ahead: int = 4
+
+    @property
+    def added(self) -> int:
+        """Steps from the one that is prepared to the one whose products are computed."""
+        return self.lag + 2
 
     @property
     def units(self) -> int:
@@ -41,14 +47,22 @@ class PrefillSchedule:
         return self.heads * self.query_tiles + 1
 
     def resident(self, problem: PrefillProblem) -> bool:
-        """Whether all keys of a KV head are in SBUF."""
+        """Whether all keys of the KV heads that are loaded together are in SBUF."""
         return self.slots >= problem.key_tiles
+
+    def sums_in_values(self, problem: PrefillProblem) -> bool:
+        """Whether V gets a column of ones, which gives row sums: if a bank has room and loads stay contiguous."""
+        return problem.head_dim < BANK and self.kv_heads == 1
+
+    def columns(self, problem: PrefillProblem) -> int:
+        """Of V, and of P V."""
+        return problem.head_dim + self.sums_in_values(problem)
 
     def text(self, problem: PrefillProblem) -> str:
         """One line for people."""
         keys = "keys resident" if self.resident(problem) else f"{self.query_tiles} query tiles per pass over the keys"
-        scalar = f", P^T of banks {self.scalar} on Scalar" if self.scalar else ""
-        return f"{keys} ({self.slots} tiles in SBUF), {self.heads} heads, {BANK * self.banks} keys per maximum{scalar}"
+        heads = f"{self.kv_heads} KV and {self.heads} query heads together"
+        return f"{keys} ({self.slots} tiles in SBUF), {heads}, up to {BANK * self.banks} keys per maximum"
 
 
 @dataclass(frozen=True)
@@ -75,21 +89,21 @@ def buffers(problem: PrefillProblem, schedule: PrefillSchedule, blocks: bool) ->
     """What the kernel allocates. `blocks`: some softmax takes more than one block of keys."""
     dtype = "bfloat16" if problem.itemsize == 2 else "float32"
     partitions, tiles = max(problem.widths), len(problem.widths)
-    columns = problem.head_dim + problem.sums_in_values
+    columns = schedule.columns(problem)
     units, double = schedule.units, 2 * schedule.banks
     row = schedule.heads * problem.head_dim
     found = [
-        Buffer("keys", (partitions, schedule.slots, tiles, P), dtype, comment="K^T: head dims on the partitions"),
-        Buffer("values", (P, schedule.slots, columns), dtype, comment="V: keys on the partitions"),
-        Buffer("raw_keys", (P, problem.head_dim), dtype, schedule.ahead, comment="K as loaded"),
+        Buffer("keys", (partitions, schedule.slots, schedule.kv_heads * tiles, P), dtype, comment="K^T: head dims on the partitions"),
+        Buffer("values", (P, schedule.slots, schedule.kv_heads * columns), dtype, comment="V: keys on the partitions"),
+        Buffer("raw_keys", (P, schedule.kv_heads * problem.head_dim), dtype, schedule.ahead, comment="K as loaded"),
         Buffer("raw_queries", (P, row), dtype, 2, comment="q as loaded"),
         Buffer("results", (P, row), dtype, 2, comment="y before it is stored"),
         Buffer("at", (P, 1), "int32", 2, comment="positions of the rows"),
-        Buffer("valid", (P, 1), "float32", schedule.query_tiles + DRAIN, comment="1.0 for rows that are no padding"),
+        Buffer("valid", (P, 1), "float32", schedule.query_tiles + schedule.added, comment="1.0 for rows that are no padding"),
         Buffer("queries", (partitions, tiles, P), dtype, units, comment="q^T"),
         Buffer("peaks", (P, 1 + schedule.banks), "float32", units, comment="maximum so far, and of each bank"),
         Buffer("shift", (P, 1), "float32", 3, comment="minus the maximum"),
-        Buffer("weights", (P, BANK), dtype, double, comment="P, bank by bank"),
+        Buffer("weights", (P, BANK), dtype, (schedule.lag + 1) * schedule.banks, comment="P, bank by bank"),
         Buffer("turned", (P, BANK // P, P), dtype, double, comment="P^T: keys on the partitions"),
         Buffer("inverse", (P, 1), "float32", 3, comment="1 / sum"),
         *_of_blocks(problem, schedule, blocks),
@@ -107,11 +121,11 @@ def _of_blocks(problem: PrefillProblem, schedule: PrefillSchedule, blocks: bool)
     if problem.scale != 1:
         found.append(Buffer("bias", (P, 1), "float32", 3, comment="minus the scaled maximum"))
     if blocks:
-        columns = problem.head_dim + problem.sums_in_values
-        found.append(Buffer("decay", (P, 1), "float32", 4, comment="exp(old maximum - new maximum)"))
+        columns = schedule.columns(problem)
+        found.append(Buffer("decay", (P, 1), "float32", schedule.added, comment="exp(old maximum - new maximum)"))
         found.append(Buffer("state", (P, columns), "float32", schedule.units, comment="P V, summed over blocks"))
-    if not problem.sums_in_values:
-        found.append(Buffer("sums", (P, schedule.banks), "float32", 4, comment="row sums of P, bank by bank"))
+    if not schedule.sums_in_values(problem):
+        found.append(Buffer("sums", (P, schedule.banks), "float32", schedule.added, comment="row sums of P, bank by bank"))
         found.append(Buffer("added", (P, 1), "float32", 3, comment="row sum of a block"))
         found.append(Buffer("total", (P, 1), "float32", schedule.units, comment="row sums"))
     return found
@@ -166,21 +180,20 @@ def schedules(problem: PrefillProblem, generation: int) -> tuple[PrefillSchedule
 def _candidates(problem: PrefillProblem) -> list[PrefillSchedule]:
     """All keys in SBUF, with room for the next KV head's if possible; else passes over the keys, block by block."""
     tiles, found = problem.key_tiles, []
-    many = problem.batch * problem.kv_heads > 1
-    divisors = [heads for heads in range(problem.group, 0, -1) if problem.group % heads == 0]
-    rows = [heads for heads in divisors if heads * problem.head_dim * problem.itemsize <= 4096] or [1]
-    scalar = _scalar_banks(problem)
-    for spare in (tiles, min(tiles, 20), 0) if many else (0,):
-        found += [PrefillSchedule(heads, 1, tiles + spare, scalar=scalar) for heads in dict.fromkeys([*rows, 1])]
-    for slots in (48, 40, 36):
-        if slots < tiles:
-            for heads, query_tiles in ((heads, n) for heads in dict.fromkeys([rows[0], 1]) for n in (4, 2, 1)):
-                found.append(PrefillSchedule(heads, query_tiles, slots, scalar=scalar))
+    for kv_heads in _row_counts(problem.kv_heads, problem.head_dim * problem.itemsize):
+        heads = _row_counts(kv_heads * problem.group, problem.head_dim * problem.itemsize)[0]
+        many = problem.batch * problem.kv_heads > kv_heads
+        for spare in (tiles, min(tiles, 20), 0) if many else (0,):
+            found.append(PrefillSchedule(kv_heads, heads, 1, tiles + spare))
+    heads = _row_counts(problem.group, problem.head_dim * problem.itemsize)
+    for slots in (64, 48, 40):
+        for query_tiles in (4, 2, 1):
+            found += [PrefillSchedule(1, count, query_tiles, slots) for count in heads if slots < tiles]
     return list(dict.fromkeys(found))
 
 
-def _scalar_banks(problem: PrefillProblem) -> tuple[int, ...]:
-    """What balances Scalar and Vector: short head dims leave PE less to do per score."""
-    if problem.head_dim > 256:
-        return ()
-    return (0,) if problem.window and problem.window <= 2 * BANK else (2, 3)
+def _row_counts(heads: int, head_bytes: int) -> list[int]:
+    """Divisors of `heads`, that which makes rows of EFFICIENT bytes first, then smaller ones."""
+    divisors = [count for count in range(1, heads + 1) if heads % count == 0]
+    enough = [count for count in divisors if count * head_bytes >= EFFICIENT][:1]
+    return sorted({count for count in divisors if not enough or count <= enough[0]}, reverse=True)

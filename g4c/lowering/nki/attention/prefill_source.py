@@ -43,8 +43,9 @@ class Source:
                 """Issue loads start <= m < limit of key tiles; gives how many have been issued."""
                 for m in range(start, limit):
                     b, g, segment, k, width = loads[m]
-                    nisa.dma_copy(dst=raw_keys[m % AHEAD][:width, :], src=stored_keys[segment][b, k : k + width, g, :])
-                    nisa.dma_copy(dst=values[:width, m % SLOTS, :D], src=stored_values[segment][b, k : k + width, g, :])
+                    nisa.dma_copy(dst=raw_keys[m % AHEAD][:width, :], src=stored_keys[segment][b, k : k + width, g : g + TOGETHER, :])
+                    part = stored_values[segment][b, k : k + width, g : g + TOGETHER, :]
+                    nisa.dma_copy(dst=values[:width, m % SLOTS, : TOGETHER * D], src=part)
                 return max(start, limit)
 
 
@@ -92,7 +93,7 @@ class Source:
                 bank = 0  # the next bank of `scores`, in rotation
                 turning = 0  # the next one of `turns`
             """)
-            with text.block("for n in range(len(steps) + 3):"):
+            with text.block("for n in range(len(steps) + ADDED):"):
                 self._loads()
                 self._prepare()
                 self._score()
@@ -111,7 +112,7 @@ class Source:
 
     def _constants(self) -> None:
         problem, text = self.problem, self.text
-        if problem.sums_in_values:
+        if self.schedule.sums_in_values(problem):
             text.add("nisa.memset(dst=values[:, :, D : D + 1], value=1.0, engine=nisa.engine.gpsimd)")
         if "band" not in self.names:
             return
@@ -141,7 +142,7 @@ class Source:
         text = self.text
         text.add("""
             # Loads run ahead as far as their tiles are free: of keys that no step needs any more, and of queries.
-            room = steps[max(0, n - 3)]["oldest"] + SLOTS
+            room = steps[max(0, n - ADDED)]["oldest"] + SLOTS
             limit = min(len(loads), transposed + AHEAD, room)
             fetched = fetch(loads, fetched, limit, stored_keys, stored_values, raw_keys, values)
         """)
@@ -169,8 +170,11 @@ class Source:
                     limit = min(len(loads), m + AHEAD, room)
                     fetched = fetch(loads, fetched, limit, stored_keys, stored_values, raw_keys, values)
                     width = loads[m][4]
-                    turn(raw_keys[m % AHEAD][:width, :], turns[turning % 2], keys[:, m % SLOTS], width)
-                    turning += 1
+                    for kv in range(TOGETHER):
+                        part = raw_keys[m % AHEAD][:width, kv * D : (kv + 1) * D]
+                        target = keys[:, m % SLOTS, kv * D_TILES : (kv + 1) * D_TILES]
+                        turn(part, turns[turning % 2], target, width)
+                        turning += 1
                     transposed = m + 1
                 """)
             with text.block('if len(step["banks"]) > 0 and step["opens"]:'):
@@ -288,30 +292,42 @@ class Source:
     def _score(self) -> None:
         """S, its maxima, and P of step n - 1."""
         problem, text = self.problem, self.text
-        with text.block('if 0 < n <= len(steps) and len(steps[n - 1]["banks"]) > 0:'):
+        text.add('scored_banks = steps[n - 1]["banks"] if 0 < n <= len(steps) else []')
+        with text.block("if len(scored_banks) > 0:"):
             text.add("""
-                # Step n - 1: scores, their maxima and exponentials.
+                # Step n - 1: scores and their maxima, bank by bank.
                 step = steps[n - 1]
                 unit = step["unit"] % UNITS
+                kv = step["kv"]
                 b, start, limit, head = tiles[step["unit"] // HEADS]
                 rows = limit - start
-                banks = step["banks"]
                 peak = peaks[unit]
             """)
-            with text.block("for j in range(len(banks)):"):
+            with text.block("for j in range(len(scored_banks)):"):
                 text.add("""
-                    segment, first, last, mask, column = banks[j]
+                    segment, first, last, mask, column = scored_banks[j]
                     width = last - first
                     s = scores[(bank + j) % 4][:rows, :width]
                     x = 0
                 """)
                 self._products()
                 self._maximum()
+
+    def _softmax(self) -> None:
+        """The maximum of step n - 1, and P."""
+        problem, text = self.problem, self.text
+        with text.block("if j == 0 and len(scored_banks) > 0:"):
+            text.add("""
+                step = steps[n - 1]
+                b, start, limit, head = tiles[step["unit"] // HEADS]
+                rows = limit - start
+                peak = peaks[step["unit"] % UNITS]
+            """)
             shift = "shift[n % 3][:rows, :]"
             exponent = f"bias={shift}"
             text.add(f"""
                 old = peak[:rows, 0:1]
-                every = peak[:rows, : 1 + len(banks)]
+                every = peak[:rows, : 1 + len(scored_banks)]
                 nisa.tensor_reduce(dst={shift}, op=nl.maximum, data=every, axis=1, negate=True)
             """)
             if problem.scale != 1:
@@ -324,15 +340,14 @@ class Source:
             self._exponentials(exponent)
             if self.plan.blocks:
                 with text.block('if not step["opens"]:'):
-                    text.add(f"nisa.activation(dst=decay[(n - 1) % 4][:rows, :], op=nl.exp, data=old, {exponent})")
+                    text.add(f"nisa.activation(dst=decay[n % ADDED][:rows, :], op=nl.exp, data=old, {exponent})")
                 with text.block('if not step["closes"]:'):
                     text.add(f"nisa.activation(dst=old, op=nl.copy, data={shift}, scale=-1.0)")
-            text.add("bank += len(banks)")
+            text.add("bank += len(scored_banks)")
 
     def _products(self) -> None:
         """One matmul per d tile and run of neighbors in SBUF."""
         ragged = len(set(self.problem.widths)) > 1
-        depth = "depth, " if ragged else ""
         with self.text.block('for slot, count, span in step["runs"][j]:'):
             with self.text.block("for c in range(D_TILES):"):
                 if ragged:
@@ -342,12 +357,11 @@ class Source:
                     nisa.nc_matmul(
                         dst=s[:, x : x + count * span],
                         stationary=queries[unit][{part}, c, :rows],
-                        moving=keys[{part}, slot : slot + count, c, :span],
+                        moving=keys[{part}, slot : slot + count, kv * D_TILES + c, :span],
                         accumulate=(c > 0),
                     )
                 """)
             self.text.add("x += count * span")
-        del depth
 
     def _maximum(self) -> None:
         """Of one bank, under its mask."""
@@ -388,105 +402,102 @@ class Source:
 
     def _exponentials(self, exponent: str) -> None:
         text = self.text
-        with text.block("for j in range(len(banks)):"):
-            text.add("width = banks[j][2] - banks[j][1]")
-            text.add("p = weights[(n - 1) % 2 * BLOCK_BANKS + j][:rows, :width]")
+        with text.block("for i in range(len(scored_banks)):"):
+            text.add("width = scored_banks[i][2] - scored_banks[i][1]")
+            text.add("p = weights[(n - 1) % TURNED * BLOCK_BANKS + i][:rows, :width]")
             sums = (
                 ""
-                if self.problem.sums_in_values
+                if self.schedule.sums_in_values(self.problem)
                 else (
-                    "\n    reduce_op=nl.add, reduce_res=sums[(n - 1) % 4][:rows, j : j + 1],"
+                    "\n    reduce_op=nl.add, reduce_res=sums[n % ADDED][:rows, i : i + 1],"
                     "\n    reduce_cmd=nisa.reduce_cmd.reset_reduce,"
                 )
             )
             text.add(
-                "nisa.activation(\n    dst=p, op=nl.exp, data=scores[(bank + j) % 4][:rows, :width],"
+                "nisa.activation(\n    dst=p, op=nl.exp, data=scores[(bank + i) % 4][:rows, :width],"
                 f"\n    {exponent},{sums}\n)"
             )
 
     def _weigh(self) -> None:
-        """P^T of step n - 2, between the products with V of step n - 3, so that PE has no wait for either."""
+        """P^T of step n - TURNED, between the products with V of step n - ADDED, so that PE has no wait for either."""
         text = self.text
         text.add("""
-            # Bank by bank: P^T of step n - 2, and P V of step n - 3, whose P^T is in SBUF by now.
-            turned_banks = steps[n - 2]["banks"] if 1 < n < len(steps) + 2 else []
-            added_banks = steps[n - 3]["banks"] if n > 2 else []
+            # Bank by bank: P^T of step n - TURNED, and P V of step n - ADDED, whose P^T is in SBUF by now.
+            turned_banks = steps[n - TURNED]["banks"] if TURNED <= n < len(steps) + TURNED else []
+            added_banks = steps[n - ADDED]["banks"] if n >= ADDED else []
         """)
-        with text.block("for j in range(max(len(turned_banks), len(added_banks))):"):
+        with text.block("for j in range(max(len(turned_banks), len(added_banks), 1)):"):
             with text.block("if j < len(turned_banks):"):
                 text.add("""
-                    b, start, limit, head = tiles[steps[n - 2]["unit"] // HEADS]
+                    b, start, limit, head = tiles[steps[n - TURNED]["unit"] // HEADS]
                     rows = limit - start
-                    p = weights[(n - 2) % 2 * BLOCK_BANKS + j]
-                    p_t = turned[(n - 2) % 2 * BLOCK_BANKS + j]
+                    p = weights[n % TURNED * BLOCK_BANKS + j]
+                    p_t = turned[n % 2 * BLOCK_BANKS + j]
                     buffer = turns[turning % 2]
                     t = 0
                 """)
-                with text.block('for slot, count, span in steps[n - 2]["runs"][j]:'):
+                with text.block('for slot, count, span in steps[n - TURNED]["runs"][j]:'):
                     text.add("""
                         for c in range(t, t + count):
                             part = p[:rows, c * P : c * P + span]
                             nisa.nc_transpose(dst=buffer[:span, c, :rows], data=part, engine=nisa.engine.tensor)
                     """)
-                    self._evacuate("p_t[:span, t : t + count, :rows]", "buffer[:span, t : t + count, :rows]")
-                    text.add("t += count")
+                    text.add("""
+                        dst, src = p_t[:span, t : t + count, :rows], buffer[:span, t : t + count, :rows]
+                        if j == 0:  # Scalar has the time before it can go on with exponentials
+                            nisa.activation(dst=dst, op=nl.copy, data=src)
+                        else:
+                            nisa.tensor_copy(dst=dst, src=src)
+                        t += count
+                    """)
                 text.add("turning += 1")
+            self._softmax()
             with text.block("if j < len(added_banks):"):
                 text.add("""
-                    b, start, limit, head = tiles[steps[n - 3]["unit"] // HEADS]
+                    b, start, limit, head = tiles[steps[n - ADDED]["unit"] // HEADS]
                     rows = limit - start
-                    p_t = turned[(n - 3) % 2 * BLOCK_BANKS + j]
-                    product = products[(n - 3) % 2][:rows, :]
+                    p_t = turned[(n - 1) % 2 * BLOCK_BANKS + j]
+                    product = products[n % 2][:rows, :]
+                    first = steps[n - ADDED]["kv"] * COLUMNS
                     t = 0
                 """)
-                columns = self.problem.head_dim + self.problem.sums_in_values
-                text.add(f"""
-                    for slot, count, span in steps[n - 3]["runs"][j]:
+                text.add("""
+                    for slot, count, span in steps[n - ADDED]["runs"][j]:
                         for c in range(count):
                             nisa.nc_matmul(
                                 dst=product,
                                 stationary=p_t[:span, t, :rows],
-                                moving=values[:span, slot + c, :{columns}],
+                                moving=values[:span, slot + c, first : first + COLUMNS],
                                 accumulate=(j + t > 0),
                             )
                             t += 1
                 """)
         self._add()
 
-    def _evacuate(self, dst: str, src: str) -> None:
-        scalar = self.schedule.scalar
-        if scalar:
-            with self.text.block(f"if j in {scalar}:"):
-                self.text.add(f"nisa.activation(dst={dst}, op=nl.copy, data={src})")
-            with self.text.block("else:"):
-                self.text.add(f"nisa.tensor_copy(dst={dst}, src={src})")
-        else:
-            self.text.add(f"nisa.tensor_copy(dst={dst}, src={src})")
-
     def _add(self) -> None:
-        """Add step n - 3 to the unit's state, and finish the unit."""
+        """Add step n - ADDED to the unit's state, and finish the unit."""
         problem, text = self.problem, self.text
         with text.block("if len(added_banks) > 0:"):
             text.add("""
-                # Step n - 3: its products join those of the unit's blocks before.
-                step = steps[n - 3]
+                # Step n - ADDED: its products join those of the unit's blocks before.
+                step = steps[n - ADDED]
                 unit = step["unit"] % UNITS
                 b, start, limit, head = tiles[step["unit"] // HEADS]
                 rows = limit - start
-                result = products[(n - 3) % 2][:rows, :]
+                result = products[n % 2][:rows, :]
             """)
-            if not problem.sums_in_values:
-                text.add("part = sums[(n - 3) % 4][:rows, : len(added_banks)]")
+            if not self.schedule.sums_in_values(problem):
+                text.add("part = sums[(n + 1) % ADDED][:rows, : len(added_banks)]")
                 text.add("sum = total[unit][:rows, :]")
             if self.plan.blocks:
                 self._add_block()
-            elif not problem.sums_in_values:
+            elif not self.schedule.sums_in_values(problem):
                 text.add("nisa.tensor_reduce(dst=sum, op=nl.add, data=part, axis=1)")
             with text.block('if step["closes"]:'):
                 self._finish()
 
     def _add_block(self) -> None:
-        text, sums = self.text, not self.problem.sums_in_values
+        text, sums = self.text, not self.schedule.sums_in_values(self.problem)
         with text.block('if step["opens"]:'):
             with text.block('if not step["closes"]:'):
                 text.add("nisa.activation(dst=state[unit][:rows, :], op=nl.copy, data=result)")
@@ -496,7 +507,7 @@ class Source:
         with text.block("else:"):
             text.add("""
                 old = state[unit][:rows, :]
-                alpha = decay[(n - 3) % 4][:rows, :]
+                alpha = decay[(n + 1) % ADDED][:rows, :]
                 nisa.scalar_tensor_tensor(
                     dst=old, data=old, op0=nl.multiply, operand0=alpha, op1=nl.add, operand1=result
                 )
@@ -516,7 +527,7 @@ class Source:
         text = self.text
         text.add('v = step["unit"] // HEADS')
         text.add("share = inverse[n % 3][:rows, :]")
-        total = "result[:, D : D + 1]" if self.problem.sums_in_values else "sum"
+        total = "result[:, D : D + 1]" if self.schedule.sums_in_values(self.problem) else "sum"
         if not self.problem.sees_itself:
             text.add("# Where nothing is seen, the result is 0, and the sum must not be.")
             text.add(f"nisa.tensor_scalar(dst=share, data={total}, op0=nl.maximum, operand0=1.0e-30)")
