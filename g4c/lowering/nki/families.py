@@ -20,6 +20,7 @@ from g4c.errors import G4cError
 from g4c.ir.module import Function
 from g4c.ir.ops import KvUpdateOp, TiledAttentionOp
 from g4c.lowering.nki.artifact import KernelArtifact
+from g4c.lowering.nki.choose import choose
 from g4c.lowering.nki.simulator import generation
 
 CPU_TARGET = "trn2"  # whose rules kernels follow where no device is compiled for
@@ -73,7 +74,7 @@ def generation_of(target: str) -> int:
 
 
 def artifact_of(function: Function, number: int) -> KernelArtifact:
-    """The kernel of `function` for generation `number`, with the best schedule.
+    """The kernel of `function` for generation `number`, with the schedule whose modelled time is least.
 
     G4C-K040 to K048 where there is none; G4C-K049 where its operands are not those of the function.
     """
@@ -81,7 +82,7 @@ def artifact_of(function: Function, number: int) -> KernelArtifact:
     if family is None:
         raise G4cError("G4C-K047", f"no family of kernels is called as {function.name} is")
     problem = family.problem(function)
-    artifact = family.emit(problem, family.schedules(problem, number)[0], number)
+    artifact, _ = choose(problem, family, number)
     if number not in artifact.generations:
         known = ", ".join(f"v{n}" for n in artifact.generations)
         raise G4cError("G4C-K048", f"{artifact.family} kernels are for NeuronCore-{known}, not v{number}")
