@@ -26,7 +26,8 @@ BANK = 2048  # bytes per partition of a PSUM bank
 BANK_F32 = 512
 STORED = ("past", "mixed")  # segments that lie in HBM with positions of their own
 _GENERATIONS = {2: generations.V2, 3: generations.V3, 4: generations.V4}
-_ROW_BYTES = (4096, 8192, 2048, 16384, 1024)  # contiguous per partition and load: what DMA likes best comes first
+_ROW_BYTES = (4096, 8192)  # contiguous per partition and load: DMA is slower below, latency is longer above
+_MANY_SCORES = 8192  # per partition: their softmax takes longer than the next loads, so that parts may be better
 
 
 @dataclass(frozen=True)
@@ -170,8 +171,7 @@ class DecodeSchedule:
     """How: keys per partition and load, loads in SBUF at once, sequences at once, parts of the keys, copies.
 
     parts: softmax over all keys at once, or part after part with a running maximum (flash decoding).
-    key_tiles: banks of transposed keys. scalar_every: of so many copies of transposed keys one goes to the Scalar
-    Engine, the others to the Vector Engine; 0: none.
+    key_tiles: banks of transposed keys.
     """
 
     columns: int
@@ -179,7 +179,6 @@ class DecodeSchedule:
     sequences: int
     parts: int
     key_tiles: int = 3
-    scalar_every: int = 3
 
     def __str__(self) -> str:
         text = f"{self.columns} keys per partition and load, {self.tiles} loads in SBUF, "
@@ -267,9 +266,7 @@ def schedules(problem: DecodeProblem, generation: int) -> tuple[DecodeSchedule, 
     found: list[DecodeSchedule] = []
     for columns in dict.fromkeys(limits):
         for sequences in _divisors(problem.batch):
-            schedule = _fitted(problem, columns, sequences, room)
-            if schedule is not None:
-                found.append(schedule)
+            found += _fitted(problem, columns, sequences, room)
     if not found:
         least = DecodeSchedule(1, 2, 1, len(blocks(problem, 1)), 2)
         raise G4cError(
@@ -277,28 +274,34 @@ def schedules(problem: DecodeProblem, generation: int) -> tuple[DecodeSchedule, 
             f"no schedule fits {problem.name}: the smallest needs {sbuf_bytes(problem, least)} bytes per partition of "
             f"SBUF, there are {room}, and {psum_banks(problem, least)} banks of PSUM, there are 8",
         )
-    return tuple(sorted(found, key=lambda one: (one.parts, -one.sequences)))
+    return tuple(sorted(found, key=lambda one: (_scores(problem, one) > _MANY_SCORES, one.parts, -one.sequences)))
 
 
-def _fitted(problem: DecodeProblem, columns: int, sequences: int, room: int) -> DecodeSchedule | None:
-    """The least parts and the most loads in SBUF with which this fits."""
+def _scores(problem: DecodeProblem, schedule: DecodeSchedule) -> int:
+    """Per partition, at once."""
+    return schedule.sequences * problem.queries * score_columns(problem, schedule)
+
+
+def _fitted(problem: DecodeProblem, columns: int, sequences: int, room: int) -> list[DecodeSchedule]:
+    """With the most loads in SBUF, and the least parts with which this fits, or has few scores at once."""
     if sequences * problem.queries > BANK_F32:
-        return None
-    count = len(blocks(problem, columns))
-    split = 1
+        return []
+    count, found = len(blocks(problem, columns)), []
+    needed, split = 2 * count * problem.batch, 1
     while split <= count:
         schedule = DecodeSchedule(columns, 2, sequences, split)
         if psum_banks(problem, schedule) > 8:
             schedule = replace(schedule, key_tiles=2)
         if psum_banks(problem, schedule) > 8:
-            return None
-        spare = room - sbuf_bytes(problem, schedule)
-        tiles = 2 + spare // (columns * problem.slot * problem.itemsize)
-        needed = 2 * count * problem.batch
-        if tiles >= min(needed, 6):
-            return replace(schedule, tiles=min(tiles, needed))
+            return []
+        tiles = 2 + (room - sbuf_bytes(problem, schedule)) // (columns * problem.slot * problem.itemsize)
+        few = _scores(problem, schedule) <= _MANY_SCORES
+        if tiles >= min(needed, 6) and (few or not found):
+            found.append(replace(schedule, tiles=min(tiles, needed)))
+        if few and found:
+            break
         split *= 2
-    return None
+    return found
 
 
 def emit(problem: DecodeProblem, schedule: DecodeSchedule, generation: int) -> KernelArtifact:

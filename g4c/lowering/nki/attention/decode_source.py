@@ -123,18 +123,17 @@ def _code(problem: DecodeProblem, schedule: DecodeSchedule) -> str:
         _start(text, p, schedule)
         _tiles(text, p, schedule)
         _passes(text, p, schedule)
-    functions = [parts_of_text.FETCH, parts_of_text.TRANSPOSE_QUERIES, _masks(p)]
+    functions = [parts_of_text.FETCH, parts_of_text.QUERIES, _masks(p)]
     if p.chunk:
         functions.append(parts_of_text.NEW_ROWS + _chunk_scores(p))
     functions += [parts_of_text.KEYS, parts_of_text.SOFTMAX, parts_of_text.VALUES]
     functions += [parts_of_text.MERGE] if schedule.parts > 1 else []
     functions += [parts_of_text.UPDATE] if p.update else []
-    power = p.update and p.past & (p.past - 1) == 0
     words = {
         "dtype": dtype,
         "mask": "[0, ROWS * HEADS]" if p.row_masks == 1 else "[1, ROWS], [0, HEADS]",
         "ahead": ", ahead" if p.rows > 1 else "",
-        "modulo": parts_of_text.MODULO_POWER if power else parts_of_text.MODULO,
+        "locate": _locate(p),
     }
     return str(text) + "".join("\n" + Template(function).substitute(words) for function in functions)
 
@@ -161,9 +160,9 @@ def _constants(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedul
         QUERIES = {schedule.sequences * p.queries}  # rows and heads of these
         TILES = {schedule.tiles}  # loads that are in SBUF at once
         COLUMNS = {schedule.columns}  # keys per partition and load
-        PAIRS = {pairs(p)}  # (column, KV head) pairs whose transposed keys fill a PSUM bank
+        PAIRS = {pairs(p)}  # (column, KV head) pairs whose keys are transposed in one step
         KEY_TILES = {schedule.key_tiles}  # banks of transposed keys
-        SCALAR_EVERY = {schedule.scalar_every}  # of so many copies of transposed keys, the Scalar Engine does one
+        SCALAR_EVERY = 3  # of so many copies of transposed keys, the Scalar Engine does one
         SCORE_COLUMNS = {score_columns(p, schedule)}  # columns of up to 128 keys that have scores at once
         MASK_COLUMNS, MASK_ROWS = {p.mask_columns}, {p.row_masks}  # of stored keys; one mask row: all rows see the same
         RESULT_ROWS, RESULT_HEADS = {rows}, {heads}  # SEQUENCES * ROWS and HEADS, padded so that banks hold whole ones
@@ -178,21 +177,9 @@ def _constants(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedul
 
 
 def _start(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedule) -> None:
-    """What is loaded first, and the list of loads."""
-    p, stored = problem, [segment.kind for segment in problem.stored]
-    text.add("queries = transpose_queries(q)")
-    text.add(f"hidden, valid = load_masks(positions, {', '.join(f'{kind}_held' for kind in stored)})")
-    if p.chunk:
-        text.add("new_keys = load_rows(chunk_keys)")
-        text.add("new_values = load_rows_by_sequence(chunk_values)")
-    if p.chunk and p.rows > 1:
-        text.add("ahead = mask_new_keys()")
-    if p.update:
-        rows = "new_values[:, 0]" if p.batch == 1 else "load_rows(chunk_values)"
-        text.add(f"new_value_rows = {rows}")
-        text.add("index = locate_rows(positions)")
+    """The list of loads; what is loaded first, each as it is needed."""
+    p, stored, dtype = problem, [segment.kind for segment in problem.stored], NL[problem.dtype]
     text.add("""
-
         # Blocks of a sequence's keys: (segment, first key, keys between partitions, partitions, columns, first column).
         # Each partition has consecutive keys: masks go by position, so their order is free.
         blocks = []
@@ -225,16 +212,46 @@ def _start(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedule) -
                             element = (sequence * lengths[segment] + key) * SLOT
                             transfers.append((tensors[segment], element, pitch * SLOT, partitions, columns * SLOT))
         pool = []
-        for n in range(TILES):
-            pool.append(nl.ndarray((128, COLUMNS * SLOT), dtype={NL[p.dtype]}, buffer=nl.sbuf))
-            fetch(transfers, n, pool)
+        for _ in range(TILES):
+            pool.append(nl.ndarray((128, COLUMNS * SLOT), dtype={dtype}, buffer=nl.sbuf))
     """)
+    text.add(f"""
+
+        identity = nl.shared_identity_matrix(128, dtype=nl.float32)
+        ones = nl.ndarray((128, 128), dtype=nl.float32, buffer=nl.sbuf)
+        nisa.memset(dst=ones, value=1.0)
+        query_rows = load_queries(q)
+        fetch(transfers, 0, pool)
+        wanted, held = load_positions(positions, {", ".join(f"{kind}_held" for kind in stored)})
+    """)
+    if p.dtype is not DType.F32:
+        text.add(f"""
+            counters = nl.ndarray((128, 128), dtype={dtype}, buffer=nl.sbuf)  # ones that add up weights
+            nisa.memset(dst=counters, value=1.0)
+        """)
+    if p.chunk:
+        text.add("""
+            new_keys = load_rows(chunk_keys)
+            new_values = load_rows_by_sequence(chunk_values)
+        """)
+    if p.update:
+        rows = "new_values[:, 0]" if p.batch == 1 else "load_rows(chunk_values)"
+        text.add(f"new_value_rows = {rows}")
+        text.add("position = load_column(positions)")
+    text.add("""
+        for n in range(1, TILES):
+            fetch(transfers, n, pool)
+        queries = transpose_queries(query_rows)
+        hidden, valid = make_masks(wanted, held, ones)
+    """)
+    if p.chunk:
+        text.add("turned_keys = transpose_new_keys(new_keys)")
+    if p.chunk and p.rows > 1:
+        text.add("ahead = mask_new_keys()")
 
 
 def _tiles(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedule) -> None:
     dtype = NL[problem.dtype]
-    if problem.chunk:
-        text.add("\nturned_keys = transpose_new_keys(new_keys)")
     text.add(f"""
 
         banks, turned, products = [], [], []  # transposed keys in PSUM and in SBUF, their products in PSUM
@@ -246,9 +263,6 @@ def _tiles(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedule) -
         scores = nl.ndarray((128, SEQUENCES, SCORE_COLUMNS, ROWS, HEADS), dtype=nl.float32, buffer=nl.sbuf)
         weights = nl.ndarray((128, SEQUENCES, SCORE_COLUMNS, ROWS, HEADS), dtype={dtype}, buffer=nl.sbuf)
         result = nl.ndarray((WIDTH, CHUNKS, RESULT_ROWS, RESULT_HEADS), dtype=nl.float32, buffer=nl.psum)
-        identity = nl.shared_identity_matrix(128, dtype=nl.float32)
-        ones = nl.ndarray((128, 128), dtype=nl.float32, buffer=nl.sbuf)
-        nisa.memset(dst=ones, value=1.0)
     """)
     if schedule.parts > 1:
         text.add("""
@@ -279,15 +293,20 @@ def _passes(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedule) 
                 text.add(f"score_new_keys(turned_keys, queries, first, scores, used{ahead})")
                 text.add("used += 1")
         _key_steps(text)
-        _softmax(text, many)
+        if p.update:
+            text.add("""
+                last_pass = first + SEQUENCES == BATCH and limit == len(blocks)
+                if last_pass:  # all old keys have been read
+                    index = locate_rows(position)
+                    write_rows(past_keys, index, new_keys)
+            """)
+        _softmax(text, p, many)
         _value_steps(text, p, many)
-    if p.update:
-        text.add("""
-
-            # All old keys and values have been read.
-            write_rows(past_keys, index, new_keys)
-            write_rows(past_values, index, new_value_rows)
-        """)
+        if p.update:
+            text.add("""
+                if last_pass:
+                    write_rows(past_values, index, new_value_rows)
+            """)
     text.add("return y, past_keys, past_values" if p.update else "return y")
 
 
@@ -323,21 +342,22 @@ def _key_steps(text: SourceText) -> None:
     """)
 
 
-def _softmax(text: SourceText, many: bool) -> None:
+def _softmax(text: SourceText, problem: DecodeProblem, many: bool) -> None:
+    counters = "ones" if problem.dtype is DType.F32 else "counters"
     text.add("peaks = find_peaks(scores, used, identity, ones)")
     if not many:
-        text.add("""
+        text.add(f"""
             exponentiate(scores, peaks, used, weights)
-            inverse = invert(add_up(weights, used, ones), valid, first)
+            inverse = invert(add_up(weights, used, {counters}), valid, first)
         """)
         return
-    text.add("""
+    text.add(f"""
         if part == 0:
             nisa.tensor_copy(dst=running_peak, src=peaks)
         else:
             decay = raise_peaks(peaks, running_peak)
         exponentiate(scores, running_peak, used, weights)
-        total = add_up(weights, used, ones)
+        total = add_up(weights, used, {counters})
         if part == 0:
             nisa.tensor_copy(dst=running_sum, src=total)
         else:
@@ -383,12 +403,12 @@ def _masks(problem: DecodeProblem) -> str:
     p, text, column = problem, SourceText(), 0
     held = ", ".join(f"{segment.kind}_held" for segment in p.stored)
     mixed: list[tuple[int, int]] = []
-    with text.block(f"def load_masks(positions, {held}):"):
+    with text.block(f"def load_positions(positions, {held}):"):
         text.add('''
-            """hidden [128, sequence, column, row]: 1.0: a stored key is not seen; valid [128, row]: 0.0: padding."""
+            """positions [1, row] and those held by stored keys [128, sequence, column], -1 where there is no key."""
             rows = BATCH * ROWS
-            wanted = nl.ndarray((128, rows), dtype=nl.int32, buffer=nl.sbuf)
-            nisa.dma_copy(dst=wanted, src=positions.ap([[0, 128], [1, rows]]))
+            wanted = nl.ndarray((1, rows), dtype=nl.int32, buffer=nl.sbuf)
+            nisa.dma_copy(dst=wanted, src=positions.ap([[rows, 1], [1, rows]]))
             held = nl.ndarray((128, BATCH, MASK_COLUMNS), dtype=nl.int32, buffer=nl.sbuf)
         ''')
         for segment in p.stored:
@@ -407,11 +427,21 @@ def _masks(problem: DecodeProblem) -> str:
                 """)
                 column += 1
             mixed += [(first, column)] if segment.kind == "mixed" else []
-        text.add("""
+        text.add("return wanted, held")
+    text.add()
+    text.add()
+    with text.block("def make_masks(positions, held, ones):"):
+        text.add('''
+            """hidden [128, sequence, column, row]: 1.0: a stored key is not seen; valid [128, row]: 0.0: padding."""
+            rows = BATCH * ROWS
+            numbers = nl.ndarray((1, rows), dtype=nl.float32, buffer=nl.sbuf)
+            nisa.tensor_copy(dst=numbers, src=positions)
+            wanted = nl.ndarray((128, rows), dtype=nl.float32, buffer=nl.psum)  # on every partition
+            nisa.nc_matmul(dst=wanted, stationary=ones[:1], moving=numbers, accumulate=False)
             valid = nl.ndarray((128, rows), dtype=nl.float32, buffer=nl.sbuf)
             nisa.tensor_scalar(dst=valid, data=wanted, op0=nl.greater_equal, operand0=0.0)
             hidden = nl.ndarray((128, BATCH, MASK_COLUMNS, MASK_ROWS), dtype=nl.float32, buffer=nl.sbuf)
-        """)
+        ''')
         if not p.window and not mixed:
             text.add("nisa.tensor_scalar(dst=hidden, data=held, op0=nl.less, operand0=0.0)")
         else:
@@ -449,6 +479,15 @@ def _row_masks(text: SourceText, problem: DecodeProblem, mixed: list[tuple[int, 
                     operand1=later,
                 )
             """)
+
+
+def _locate(problem: DecodeProblem) -> str:
+    """Statements that make `index` of `position`."""
+    t, several = parts_of_text, problem.batch > 1
+    offsets = t.SEQUENCE_OFFSETS if several else ""
+    if problem.past & (problem.past - 1) == 0:
+        return t.LOCATE_POWER + offsets + (t.ADD_POWER if several else "")
+    return t.LOCATE + offsets + (t.ADD if several else "")
 
 
 def _chunk_scores(problem: DecodeProblem) -> str:

@@ -17,19 +17,29 @@ def fetch(transfers, n, pool):
         )
 '''
 
-TRANSPOSE_QUERIES = '''
-def transpose_queries(q):
+QUERIES = '''
+def load_queries(q):
+    """Rows and heads of q on the partitions, up to 128 per tile."""
+    tiles = []
+    for first in range(0, BATCH * ROWS * HEADS, 128):
+        count = min(128, BATCH * ROWS * HEADS - first)
+        rows = nl.ndarray((count, HEAD_DIM), dtype=$dtype, buffer=nl.sbuf)
+        nisa.dma_copy(dst=rows, src=q.ap([[HEAD_DIM, count], [1, HEAD_DIM]], offset=first * HEAD_DIM))
+        tiles.append(rows)
+    return tiles
+
+
+def transpose_queries(tiles):
     """q as [head dims, contraction, row, head]."""
     total = BATCH * ROWS * HEADS
     queries = nl.ndarray((WIDTH, CHUNKS, BATCH * ROWS, HEADS), dtype=$dtype, buffer=nl.sbuf)
-    for first in range(0, total, 128):
-        count = min(128, total - first)
-        rows = nl.ndarray((count, HEAD_DIM), dtype=$dtype, buffer=nl.sbuf)
-        nisa.dma_copy(dst=rows, src=q.ap([[HEAD_DIM, count], [1, HEAD_DIM]], offset=first * HEAD_DIM))
+    for n in range(len(tiles)):
+        count = min(128, total - n * 128)
         bank = nl.ndarray((WIDTH, CHUNKS, count), dtype=$dtype, buffer=nl.psum)
         for c in range(CHUNKS):
-            nisa.nc_transpose(dst=bank[:, c], data=rows[:, c * WIDTH : (c + 1) * WIDTH], engine=nisa.engine.tensor)
-        part = queries.ap([[CHUNKS * total, WIDTH], [total, CHUNKS], [1, count]], offset=first)
+            columns = slice(c * WIDTH, (c + 1) * WIDTH)
+            nisa.nc_transpose(dst=bank[:, c], data=tiles[n][:, columns], engine=nisa.engine.tensor)
+        part = queries.ap([[CHUNKS * total, WIDTH], [total, CHUNKS], [1, count]], offset=n * 128)
         nisa.tensor_copy(dst=part, src=bank)
     return queries
 '''
@@ -76,7 +86,7 @@ def score_new_keys(turned, queries, first, scores, column$ahead):
                     moving=queries[:, c, rows, heads],
                     accumulate=(c > 0),
                 )
-    nisa.memset(dst=scores[:, :, column], value=MASKED)
+    nisa.memset(dst=scores[:, :, column], value=MASKED, engine=nisa.engine.gpsimd)
 '''
 
 SCORE_ONE = """    nisa.tensor_copy(dst=scores[:ROWS, :, column], src=bank)
@@ -156,7 +166,7 @@ def multiply_keys(turned, partitions, pair, count, queries, sequence, product):
 def mask_scores(product, partitions, columns, hidden, masks, scores):
     """scores = product, far below all others where a key is hidden. `masks`: first element of these in `hidden`."""
     if partitions < 128:
-        nisa.memset(dst=scores, value=MASKED)
+        nisa.memset(dst=scores, value=MASKED, engine=nisa.engine.gpsimd)
     pattern = [[BATCH * MASK_COLUMNS * MASK_ROWS, partitions], [MASK_ROWS, columns], $mask]
     nisa.scalar_tensor_tensor(
         dst=scores[:partitions],
@@ -209,10 +219,9 @@ def exponentiate(scores, peaks, used, weights):
 
 def add_up(weights, used, ones):
     """The sum of each query's weights over all keys, in PSUM [128, query], the same on every partition."""
-    sums = nl.ndarray((128, QUERIES), dtype=nl.float32, buffer=nl.sbuf)
-    nisa.tensor_reduce(dst=sums, op=nl.add, data=by_query(weights, used), axis=3)
     total = nl.ndarray((128, QUERIES), dtype=nl.float32, buffer=nl.psum)
-    nisa.nc_matmul(dst=total, stationary=ones, moving=sums, accumulate=False)
+    for column in range(used):
+        nisa.nc_matmul(dst=total, stationary=ones, moving=weights[:, :, column], accumulate=(column > 0))
     return total
 '''
 
@@ -245,7 +254,7 @@ def store(result, inverse, first, y):
     """y of the sequences from `first` on: result * inverse, transposed back."""
     scaled = nl.ndarray((WIDTH, CHUNKS, QUERIES), dtype=$dtype, buffer=nl.sbuf)
     spread = inverse.ap([[QUERIES, WIDTH], [0, CHUNKS], [1, QUERIES]])
-    nisa.tensor_tensor(dst=scaled, data1=result[:, :, : SEQUENCES * ROWS, :HEADS], data2=spread, op=nl.multiply)
+    nisa.tensor_tensor(dst=scaled, data1=result, data2=spread, op=nl.multiply)
     for start in range(0, QUERIES, 128):
         count = min(128, QUERIES - start)
         bank = nl.ndarray((count, HEAD_DIM), dtype=$dtype, buffer=nl.psum)
@@ -280,46 +289,54 @@ def merge(running, decay, added):
 '''
 
 UPDATE = '''
-def locate_rows(positions):
-    """Where the chunk's rows go, [row, 1]: SLOTS * sequence + position mod SLOTS; past the end for padding."""
+def load_column(positions):
+    """positions [row, 1]."""
+    position = nl.ndarray((BATCH * ROWS, 1), dtype=nl.int32, buffer=nl.sbuf)
+    nisa.dma_copy(dst=position, src=positions.ap([[1, BATCH * ROWS], [1, 1]]))
+    return position
+
+
+def locate_rows(position):
+    """Where the chunk's rows go, [row, 1]: SLOTS * sequence + position mod SLOTS; out of bounds for padding."""
     rows = BATCH * ROWS
-    position = nl.ndarray((rows, 1), dtype=nl.int32, buffer=nl.sbuf)
-    nisa.dma_copy(dst=position, src=positions.ap([[1, rows], [1, 1]]))
-    slot = nl.ndarray((rows, 1), dtype=nl.int32, buffer=nl.sbuf)
-$modulo
-    sequence = nl.ndarray((rows, 1), dtype=nl.int32, buffer=nl.sbuf)
-    nisa.iota(dst=sequence, pattern=[[0, 1]], channel_multiplier=1)
-    # Rounds to the nearest integer: row // ROWS.
-    half = (ROWS - 1) / 2
-    nisa.tensor_scalar(
-        dst=sequence, data=sequence, op0=nl.subtract, operand0=half, op1=nl.multiply, operand1=1.0 / ROWS
-    )
-    place = nl.ndarray((rows, 1), dtype=nl.int32, buffer=nl.sbuf)
-    nisa.scalar_tensor_tensor(
-        dst=place, data=sequence, op0=nl.multiply, operand0=float(SLOTS), op1=nl.add, operand1=slot
-    )
-    outside = nl.ndarray((rows, 1), dtype=nl.float32, buffer=nl.sbuf)
-    nisa.tensor_scalar(
-        dst=outside, data=position, op0=nl.less, operand0=0.0, op1=nl.multiply, operand1=float(BATCH * SLOTS)
-    )
     index = nl.ndarray((rows, 1), dtype=nl.int32, buffer=nl.sbuf)
-    nisa.tensor_tensor(dst=index, data1=place, data2=outside, op=nl.add, engine=nisa.engine.vector)
+$locate
     return index
 
 
 def write_rows(cache, index, rows):
-    """Rows of the chunk into their slots; rows past the end are skipped."""
+    """Rows of the chunk into their slots; those out of bounds are skipped."""
     slots = cache.reshape((BATCH * SLOTS, SLOT)).ap([[SLOT, BATCH * ROWS], [1, SLOT]], vector_offset=index)
     nisa.dma_copy(dst=slots, src=rows, oob_mode=nisa.oob_mode.skip)
 '''
 
-MODULO_POWER = "    nisa.tensor_scalar(dst=slot, data=position, op0=nl.bitwise_and, operand0=SLOTS - 1)"
+# Where SLOTS is a power of two. The sign stays: an index with it is out of bounds.
+LOCATE_POWER = """    nisa.tensor_scalar(dst=index, data=position, op0=nl.bitwise_and, operand0=SLOTS - 1 - 2**31)"""
 
-MODULO = """    # Rounds to the nearest integer: position // SLOTS, exact below 2^22.
+SEQUENCE_OFFSETS = """
+    sequence = nl.ndarray((rows, 1), dtype=nl.int32, buffer=nl.sbuf)
+    nisa.iota(dst=sequence, pattern=[[0, 1]], channel_multiplier=1)
+    # row // ROWS: what is subtracted makes it the nearest integer.
+    half, share = (ROWS - 1) / 2, 1.0 / ROWS
+    nisa.tensor_scalar(dst=sequence, data=sequence, op0=nl.subtract, operand0=half, op1=nl.multiply, operand1=share)
+    nisa.tensor_scalar(dst=sequence, data=sequence, op0=nl.multiply, operand0=float(SLOTS))"""
+
+ADD_POWER = """
+    nisa.tensor_tensor(dst=index, data1=index, data2=sequence, op=nl.bitwise_or)"""
+
+LOCATE = """    # position // SLOTS: what is subtracted makes it the nearest integer, exactly below 2^22.
     laps = nl.ndarray((rows, 1), dtype=nl.int32, buffer=nl.sbuf)
-    middle = (SLOTS - 1) / 2
-    share = 1.0 / SLOTS
-    nisa.tensor_scalar(dst=laps, data=position, op0=nl.subtract, operand0=middle, op1=nl.multiply, operand1=share)
+    half, share = (SLOTS - 1) / 2, 1.0 / SLOTS
+    nisa.tensor_scalar(dst=laps, data=position, op0=nl.subtract, operand0=half, op1=nl.multiply, operand1=share)
     nisa.scalar_tensor_tensor(
-        dst=slot, data=laps, op0=nl.multiply, operand0=float(-SLOTS), op1=nl.add, operand1=position
-    )"""
+        dst=index, data=laps, op0=nl.multiply, operand0=float(-SLOTS), op1=nl.add, operand1=position
+    )
+    padding = nl.ndarray((rows, 1), dtype=nl.int32, buffer=nl.sbuf)
+    past_the_end = float(BATCH * SLOTS)
+    nisa.tensor_scalar(
+        dst=padding, data=position, op0=nl.less, operand0=0.0, op1=nl.multiply, operand1=past_the_end
+    )
+    nisa.tensor_tensor(dst=index, data1=index, data2=padding, op=nl.add)"""
+
+ADD = """
+    nisa.tensor_tensor(dst=index, data1=index, data2=sequence, op=nl.add)"""
