@@ -25,6 +25,7 @@ from g4c.passes.numerics import difference
 from g4c.passes.pipeline import parse_pipeline
 from g4c.passes.pipelines import KERNEL_PIPELINE, TILED_PIPELINE
 
+ATTENTION = "outline-kernels{kernels=attention}"
 SIZES = GemmaLike(pattern="SSFSF", shared=2, hidden=16, mlp=16, heads=4, context=48, window=6, buckets=(16,))
 
 
@@ -48,7 +49,7 @@ def of_kind(module: Module, kind: type[Op], *roles: str) -> list[Op]:
 def test_every_attention_becomes_a_call() -> None:
     module = tiled()
     attentions = of_kind(module, ops.TiledAttentionOp, "program", "layer")
-    stats = run_once(module, "outline-kernels")
+    stats = run_once(module, ATTENTION)
     assert module.level is Level.NKI
     assert not of_kind(module, ops.TiledAttentionOp, "program", "layer")
     assert stats == {"calls": len(attentions), "kernels": len(kernels(module)), "transposed": 0, "kept": 0}
@@ -64,7 +65,7 @@ def test_every_attention_becomes_a_call() -> None:
 def test_operands_and_results_of_kernels() -> None:
     """q whole, segments in order, held positions unless they are the queries' own, positions last."""
     module = tiled()
-    run_once(module, "outline-kernels")
+    run_once(module, ATTENTION)
     past = ["q", "past_keys", "past_values", "past_held", "chunk_keys", "chunk_values", "positions"]
     mixed = ["q", "mixed_keys", "mixed_values", "mixed_held", "positions"]
     for kernel in kernels(module):
@@ -79,7 +80,7 @@ def test_operands_and_results_of_kernels() -> None:
 def test_equal_kernels_are_one_function() -> None:
     """In E2B's structure the decode steps of all layers of a kind, and of prefills that are down to one row."""
     module = tiled()
-    run_once(module, "outline-kernels")
+    run_once(module, ATTENTION)
     calls: dict[str, int] = {}
     for op in of_kind(module, ops.CallOp, "program", "layer"):
         assert isinstance(op, ops.CallOp)
@@ -89,7 +90,7 @@ def test_equal_kernels_are_one_function() -> None:
 
 def test_tiles_of_a_head_are_joined_once_they_are_rotated() -> None:
     module = tiled()
-    run_once(module, "outline-kernels")
+    run_once(module, ATTENTION)
     joined = [op.q for op in of_kind(module, ops.TiledAttentionOp, "kernel") if isinstance(op, ops.TiledAttentionOp)]
     assert all(isinstance(tile.owner, ops.SplitTilesOp) for tiles in joined for tile in tiles)
     layer = module.functions["decode.full_own"]
@@ -108,7 +109,7 @@ def test_numbers_over_histories(flat: bool) -> None:
     module = tiled(pipeline=pipeline)
     history = chunked(30, 16, decode=6)
     before = results_of(module, history)
-    assert run_once(module, "outline-kernels")["calls"] > 0
+    assert run_once(module, ATTENTION)["calls"] > 0
     after = results_of(module, history)
     assert len(after) == len(before) > 0
     for found, wanted in zip(after, before, strict=True):
@@ -119,7 +120,7 @@ def test_numbers_over_histories(flat: bool) -> None:
 def test_a_cache_that_others_read_as_it_was_is_not_updated_by_a_kernel() -> None:
     """Without layer functions a layer that shares reads its donor's old cache beside the donor's new rows."""
     module = tiled(pipeline=TILED_PIPELINE.replace("specialize-layers,", ""))
-    run_once(module, "outline-kernels")
+    run_once(module, ATTENTION)
     updates = [op for op in of_kind(module, ops.KvUpdateOp, "program") if op.loc.path]
     donors = {op.loc.path for op in updates if op in module.functions["decode"].ops}
     assert donors == {"model.layers.1.self_attn", "model.layers.2.self_attn"}
@@ -133,7 +134,7 @@ def test_nothing_to_cut_out() -> None:
     x = function.add_param("x", TensorType((2, 3), DType.F32))
     function.results = [Result(function.append(ops.NegOp(x)).result, "y")]
     before = print_module(module)
-    stats = run_once(module, "outline-kernels")
+    stats = run_once(module, ATTENTION)
     assert not any(stats.values())
     assert print_module(module) == before.replace('g4.level = "tiled"', 'g4.level = "nki"')
 
@@ -142,7 +143,7 @@ def test_refusals() -> None:
     with pytest.raises(PassFailedError, match="there are no kernels called 'atention'") as caught:
         run_once(tiled(), "outline-kernels{kernels=atention}")
     assert (caught.value.code, caught.value.exit_code) == ("G4C-P100", 2)
-    assert caught.value.help == "there are all, attention"
+    assert caught.value.help == f"there are all, {', '.join(kernel_patterns.PATTERNS)}"
     module = tiled(pipeline=KERNEL_PIPELINE)
     for pipeline in ("outline-kernels", "tile-contractions"):
         with pytest.raises(G4cError, match="the module is at nki") as refused:
@@ -224,7 +225,7 @@ def shared_weight(*, embedded: bool) -> Module:
 @pytest.mark.usefixtures("products")
 def test_other_linear_ops_transpose_back() -> None:
     module = shared_weight(embedded=False)
-    assert run_once(module, "outline-kernels")["transposed"] == 1
+    assert run_once(module, "outline-kernels{kernels=product}")["transposed"] == 1
     (back,) = of_kind(module, ops.TransposeOp, "program")
     assert back.results[0].shape == (5, 4)
     x, w = (np.random.default_rng(0).normal(size=shape).astype(np.float32) for shape in ((1, 2, 4), (5, 4)))
@@ -238,7 +239,8 @@ def test_other_linear_ops_transpose_back() -> None:
 def test_a_weight_that_is_looked_up_is_not_transposed() -> None:
     """Its rows would have to be put together at run time: the product stays where it is."""
     module = shared_weight(embedded=True)
-    assert run_once(module, "outline-kernels") == {"calls": 0, "kernels": 0, "transposed": 0, "kept": 1}
+    stats = run_once(module, "outline-kernels{kernels=product}")
+    assert stats == {"calls": 0, "kernels": 0, "transposed": 0, "kept": 1}
     assert not module.weights["w"].transforms
     assert not kernels(module)
 

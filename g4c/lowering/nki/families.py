@@ -49,6 +49,10 @@ def _decode(function: Function) -> Any:
     return _module("attention.decode").from_tiled_attention(attention, update=updates == 2)
 
 
+def _linear(name: str) -> Family:
+    return _of_module(lambda function: _module(f"linear.{name}").from_function(function), f"linear.{name}")
+
+
 def _module(name: str) -> Any:
     return import_module(f"g4c.lowering.nki.{name}")
 
@@ -65,6 +69,9 @@ def _of_module(problem: Callable[[Function], Any], name: str) -> Family:
 FAMILIES: dict[str, Family] = {
     "prefill_attention": _of_module(_prefill, "attention.prefill"),
     "decode_attention": _of_module(_decode, "attention.decode"),
+    "residual": _linear("residual"),
+    "lm_head": _linear("lm_head"),
+    "projection": _linear("projection"),
 }
 
 

@@ -14,6 +14,7 @@ from typing import Protocol
 from g4c.ir.module import Function
 from g4c.passes.kernel_patterns.attention import AttentionPattern
 from g4c.passes.kernel_patterns.group import Group, StandIn
+from g4c.passes.kernel_patterns.linear import HeadPattern, ProjectionPattern, ResidualPattern
 
 __all__ = ["PATTERNS", "Group", "Pattern", "StandIn"]
 
@@ -24,4 +25,9 @@ class Pattern(Protocol):
     def find(self, function: Function) -> list[Group]: ...
 
 
-PATTERNS: dict[str, Pattern] = {"attention": AttentionPattern()}
+PATTERNS: dict[str, Pattern] = {
+    "attention": AttentionPattern(),
+    "residual": ResidualPattern(),
+    "head": HeadPattern(),
+    "projection": ProjectionPattern(),
+}

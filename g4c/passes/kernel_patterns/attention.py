@@ -36,10 +36,12 @@ def _group(op: TiledAttentionOp, users: Mapping[Value, Sequence[Op]]) -> Group:
     updates = _updates(op, users) if decode else ()
     q, feeding, stand_ins = _joined(op)
     params = [("q", q)]
-    for cut, keys, values, held in zip(op.cuts, op.keys, op.values, op.key_positions, strict=True):
-        params += [(f"{cut.name}_keys", keys), (f"{cut.name}_values", values)]
-        if cut.name != "chunk":
-            params.append((f"{cut.name}_held", held))
+    kinds = [cut.name for cut in op.cuts]
+    for n, (kind, keys, values, held) in enumerate(zip(kinds, op.keys, op.values, op.key_positions, strict=True)):
+        segment = f"{kind}{n}" if kinds.count(kind) > 1 else kind
+        params += [(f"{segment}_keys", keys), (f"{segment}_values", values)]
+        if kind != "chunk":
+            params.append((f"{segment}_held", held))
     params.append(("positions", op.positions))
     results = [("y", op.result)]
     results += [(name, update.result) for name, update in zip(("k_cache", "v_cache"), updates, strict=False)]

@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass
 
 from g4c.errors import G4cError
+from g4c.ir.module import Function
+from g4c.ir.ops import RmsNormOp, SoftcapOp
 from g4c.ir.types import DType, TensorType
 from g4c.lowering.nki.artifact import KernelArtifact
 from g4c.lowering.nki.linear.kernel_file import NL_DTYPES, KernelText, generation_of, make_artifact
@@ -58,6 +60,21 @@ class HeadProblem:
     def tiles(self) -> int:
         """How many tiles the vocabulary has."""
         return -(-self.vocabulary // self.tile) if self.tile else 0
+
+
+def from_function(function: Function) -> HeadProblem:
+    """What a kernel function computes that gives logits; its params are x, gain (where there is a norm) and weight."""
+    x, (result,) = function.param("x").type, function.results
+    norms, caps = list(function.ops_of(RmsNormOp)), list(function.ops_of(SoftcapOp))
+    return HeadProblem(
+        rows=x.shape[:-1],
+        depth=x.shape[-1],
+        vocabulary=result.value.shape[-1],
+        dtype=x.dtype,
+        cap=caps[0].cap if caps else 0.0,
+        epsilon=norms[0].epsilon if norms else None,
+        result=result.value.dtype,
+    )
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass
 
 from g4c.errors import G4cError
+from g4c.ir.module import Function
+from g4c.ir.ops import RmsNormOp
 from g4c.ir.types import DType, TensorType
 from g4c.lowering.nki.artifact import KernelArtifact
 from g4c.lowering.nki.linear.kernel_file import KernelText, generation_of, make_artifact
@@ -38,6 +40,19 @@ class ProjectionProblem:
     def count(self) -> int:
         """How many rows there are."""
         return math.prod(self.rows)
+
+
+def from_function(function: Function) -> ProjectionProblem:
+    """What a kernel function computes whose params are x, gain (where there is a norm) and weight."""
+    x = function.param("x").type
+    norms = list(function.ops_of(RmsNormOp))
+    return ProjectionProblem(
+        rows=x.shape[:-1],
+        depth=x.shape[-1],
+        widths=tuple(result.value.shape[-1] for result in function.results),
+        dtype=x.dtype,
+        epsilon=norms[0].epsilon if norms else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -128,7 +143,7 @@ def emit(problem: ProjectionProblem, schedule: ProjectionSchedule, generation: i
 
 def kernel_name(problem: ProjectionProblem) -> str:
     """What the kernel is called."""
-    norm = "norm_projection" if problem.epsilon is not None else "projection"
+    norm = "projection_normed" if problem.epsilon is not None else "projection"
     widths = "_".join(str(width) for width in problem.widths)
     return f"{norm}_r{problem.count}_k{problem.depth}_n{widths}_{problem.dtype.mlir}"
 

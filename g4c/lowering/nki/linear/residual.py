@@ -11,6 +11,8 @@ import math
 from dataclasses import dataclass
 
 from g4c.errors import G4cError
+from g4c.ir.module import Function
+from g4c.ir.ops import RmsNormOp
 from g4c.ir.types import DType, TensorType
 from g4c.lowering.nki.artifact import KernelArtifact
 from g4c.lowering.nki.linear.kernel_file import KernelText, generation_of, make_artifact
@@ -49,6 +51,22 @@ class ResidualProblem:
     def count(self) -> int:
         """How many rows there are."""
         return math.prod(self.rows)
+
+
+def from_function(function: Function) -> ResidualProblem:
+    """What a kernel function computes: the names of its params say which parts there are, see `ResidualProblem`."""
+    kinds = {param.name: param.type for param in function.params}
+    hidden = kinds["hidden"]
+    return ResidualProblem(
+        rows=hidden.shape[:-1],
+        width=hidden.shape[-1],
+        dtype=hidden.dtype,
+        epsilon=next(function.ops_of(RmsNormOp)).epsilon,
+        attention=kinds["attended"].shape[-1] if "attended" in kinds else 0,
+        mlp=kinds["down"].shape[0] if "down" in kinds else 0,
+        per_layer=kinds["per_layer_input"].shape[-1] if "per_layer_input" in kinds else 0,
+        scaled="scalar" in kinds,
+    )
 
 
 @dataclass(frozen=True)
@@ -148,7 +166,7 @@ def kernel_name(problem: ResidualProblem) -> str:
     parts = [("o_proj", problem.attention), ("mlp", problem.mlp), ("per_layer", problem.per_layer)]
     names = "_".join(f"{name}{size}" for name, size in parts if size)
     scaled = "_scaled" if problem.scaled else ""
-    return f"{names}{scaled}_r{problem.count}_d{problem.width}_{problem.dtype.mlir}"
+    return f"residual_{names}{scaled}_r{problem.count}_d{problem.width}_{problem.dtype.mlir}"
 
 
 def _summary(problem: ResidualProblem) -> tuple[str, ...]:
