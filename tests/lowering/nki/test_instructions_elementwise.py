@@ -14,7 +14,7 @@ from g4c.lowering.nki.simulator import language as nl
 X, Y, Z = normal(128, 40), normal(128, 40, seed=1), normal(128, 40, seed=2)
 H = normal(128, 40, dtype=BF16, seed=3)
 S = normal(128, 1, seed=4)
-I, J = integers(-50, 50, 64, 24), integers(-50, 50, 64, 24, seed=1)
+I32, J = integers(-50, 50, 64, 24), integers(-50, 50, 64, 24, seed=1)
 BIG = integers(-(2**30), 2**30, 64, 24, seed=2)
 POSITIVE = np.abs(X) + np.float32(0.1)
 
@@ -166,7 +166,7 @@ EXAMPLES = [
     Example(
         "small int32 on the Vector Engine",
         lambda d, a, b: nisa.tensor_tensor(d, a, b, nl.multiply, engine=nisa.engine.vector),
-        (I, J),
+        (I32, J),
         lambda a, b: a * b,
         INT32,
     ),

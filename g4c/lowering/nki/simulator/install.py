@@ -55,7 +55,8 @@ def install(target: str | None = None, lenient: bool = False) -> ModuleType:
 
 
 def uninstall() -> None:
-    """Remove what `install` registered."""
+    """Remove what `install` registered and forget target and mode."""
+    kernel.configure(None, lenient=False)
     if installed():
         for name in MODULES:
             sys.modules.pop(name, None)

@@ -10,8 +10,15 @@ class NKIObject:
     """Base class for dataclasses and configuration objects of kernels.
 
     A class without `__init__` gets one, as the compiler makes it: one parameter per annotated field, in order, and a
-    call of `__post_init__` at the end.
+    call of `__post_init__` at the end. Fields that a class declares as `name = None` count as annotated, so that
+    `@dataclass` sees them.
     """
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        own = {name: value for name, value in vars(cls).items() if not name.startswith("_")}
+        if own and not inspect.get_annotations(cls) and all(value is None for value in own.values()):
+            cls.__annotations__ = dict.fromkeys(own, Any)
 
     def __init__(self, *values: Any, **named: Any) -> None:
         kinds = reversed(type(self).__mro__[:-1])
