@@ -1,0 +1,111 @@
+"""The functions of a decode attention kernel that deal with positions: masks, and where the chunk's rows are written.
+
+In: a `DecodeProblem`. Out: text that `decode_source` puts into the kernel's file.
+Invariant: what is seen is decided by positions alone: 0 <= held <= position, and held > position - window. Of the past,
+held <= position is known, and of the chunk what its row numbers say.
+"""
+
+from __future__ import annotations
+
+from g4c.lowering.nki.attention import decode_text as templates
+from g4c.lowering.nki.attention.decode_problem import DecodeProblem
+from g4c.lowering.nki.source_text import SourceText
+
+
+def write_masks(problem: DecodeProblem) -> str:
+    """The function that loads positions and says which stored keys a row does not see."""
+    p, text, column = problem, SourceText(), 0
+    held = ", ".join(f"{segment.kind}_held" for segment in p.stored)
+    mixed: list[tuple[int, int]] = []
+    with text.block(f"def load_positions(positions, {held}):"):
+        text.add('''
+            """positions [1, row] and those held by stored keys [128, sequence, column], -1 where there is no key."""
+            rows = BATCH * ROWS
+            wanted = nl.ndarray((1, rows), dtype=nl.int32, buffer=nl.sbuf)
+            nisa.dma_copy(dst=wanted, src=positions.ap([[rows, 1], [1, rows]]))
+            held = nl.ndarray((128, BATCH, MASK_COLUMNS), dtype=nl.int32, buffer=nl.sbuf)
+        ''')
+        for segment in p.stored:
+            name, count, first = f"{segment.kind}_held", segment.columns, column
+            if count:
+                text.add(f"""
+                    keys = {name}.ap([[{count}, 128], [{segment.keys}, BATCH], [1, {count}]])
+                    nisa.dma_copy(dst=held[:, :, {column}:{column + count}], src=keys)
+                """)
+                column += count
+            if segment.tail:
+                text.add(f"""
+                    nisa.memset(dst=held[:, :, {column}], value=-1)
+                    keys = {name}.ap([[1, {segment.tail}], [{segment.keys}, BATCH], [1, 1]], offset={128 * count})
+                    nisa.dma_copy(dst=held[:{segment.tail}, :, {column}], src=keys)
+                """)
+                column += 1
+            mixed += [(first, column)] if segment.kind == "mixed" else []
+        text.add("return wanted, held")
+    text.add()
+    text.add()
+    with text.block("def make_masks(positions, held, ones):"):
+        text.add('''
+            """hidden [128, sequence, column, row]: 1.0: a stored key is not seen; valid [128, row]: 0.0: padding."""
+            rows = BATCH * ROWS
+            numbers = nl.ndarray((1, rows), dtype=nl.float32, buffer=nl.sbuf)
+            nisa.tensor_copy(dst=numbers, src=positions)
+            wanted = nl.ndarray((128, rows), dtype=nl.float32, buffer=nl.psum)  # on every partition
+            nisa.nc_matmul(dst=wanted, stationary=ones[:1], moving=numbers, accumulate=False)
+            valid = nl.ndarray((128, rows), dtype=nl.float32, buffer=nl.sbuf)
+            nisa.tensor_scalar(dst=valid, data=wanted, op0=nl.greater_equal, operand0=0.0)
+            hidden = nl.ndarray((128, BATCH, MASK_COLUMNS, MASK_ROWS), dtype=nl.float32, buffer=nl.sbuf)
+        ''')
+        if not p.window and not mixed:
+            text.add("nisa.tensor_scalar(dst=hidden, data=held, op0=nl.less, operand0=0.0)")
+        else:
+            _row_masks(text, p, mixed)
+        text.add("return hidden, valid")
+    return "\n" + str(text)
+
+
+def _row_masks(text: SourceText, problem: DecodeProblem, mixed: list[tuple[int, int]]) -> None:
+    if problem.window:
+        text.add("""
+            oldest = nl.ndarray((128, rows), dtype=nl.float32, buffer=nl.sbuf)  # what lies behind the window
+            behind = float(WINDOW)
+            nisa.tensor_scalar(dst=oldest, data=wanted, op0=nl.subtract, operand0=behind, op1=nl.maximum, operand1=-1.0)
+        """)
+    if mixed:
+        text.add("""
+            newest = nl.ndarray((128, rows), dtype=nl.float32, buffer=nl.sbuf)
+            nisa.tensor_copy(dst=newest, src=wanted)
+        """)
+    low = "oldest[:, n : n + 1]" if problem.window else "-1.0"
+    with text.block("for sequence in range(BATCH):"), text.block("for row in range(ROWS):"):
+        text.add("n = sequence * ROWS + row")
+        text.add("mask = hidden[:, sequence, :, row]")
+        text.add(f"nisa.tensor_scalar(dst=mask, data=held[:, sequence], op0=nl.less_equal, operand0={low})")
+        for first, limit in mixed:
+            text.add(f"""
+                later = hidden[:, sequence, {first}:{limit}, row]
+                nisa.scalar_tensor_tensor(
+                    dst=later,
+                    data=held[:, sequence, {first}:{limit}],
+                    op0=nl.greater,
+                    operand0=newest[:, n : n + 1],
+                    op1=nl.maximum,
+                    operand1=later,
+                )
+            """)
+
+
+def locate(problem: DecodeProblem) -> str:
+    """Statements that make `index` of `position`."""
+    t, several = templates, problem.batch > 1
+    offsets = t.SEQUENCE_OFFSETS if several else ""
+    if problem.past & (problem.past - 1) == 0:
+        return t.LOCATE_POWER + offsets + (t.ADD_POWER if several else "")
+    return t.LOCATE + offsets + (t.ADD if several else "")
+
+
+def chunk_scores(problem: DecodeProblem) -> str:
+    if problem.rows == 1:
+        return templates.SCORE_ONE
+    windowed = problem.window and problem.window < problem.rows
+    return templates.SCORE_MANY + (templates.SCORE_WINDOW if windowed else "    return ahead\n")
