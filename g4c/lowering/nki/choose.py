@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Protocol
 
+from g4c.errors import G4cError
 from g4c.lowering.nki.artifact import KernelArtifact
 from g4c.lowering.nki.cost import Profile, profile
 
@@ -51,7 +52,8 @@ class Choice:
 def choose(problem: Hashable, family: Schedules, generation: int) -> tuple[KernelArtifact, Profile]:
     """The kernel of `problem` with the least modelled time on `generation` (2, 3, 4), and its profile.
 
-    Refusals: what the family refuses (G4C-K040: no schedule fits), and what the simulator refuses of a candidate.
+    Refusals: what the family refuses (G4C-K040: no schedule fits), G4C-K048: its kernels are for other generations, and
+    what the simulator refuses of a candidate.
     """
     choice = compare(problem, family, generation)
     return choice.artifact, choice.profile
@@ -64,6 +66,9 @@ def compare(problem: Hashable, family: Schedules, generation: int) -> Choice:
     best: tuple[KernelArtifact, Profile] | None = None
     for schedule in family.schedules(problem, generation):
         artifact = family.emit(problem, schedule, generation)
+        if generation not in artifact.generations:
+            known = ", ".join(f"v{number}" for number in artifact.generations)
+            raise G4cError("G4C-K048", f"{artifact.family} kernels are for NeuronCore-{known}, not v{generation}")
         found = profile(artifact, None, f"gen{generation}")
         compared.append(Candidate(schedule, artifact.schedule or repr(schedule), found.us))
         if best is None or found.us < best[1].us:

@@ -47,11 +47,12 @@ def table(profile: Profile) -> str:
         "",
         "  critical path: share of the time, instructions, where",
     ]
+    several = len({step.path for step in profile.path}) > 1
     for step in profile.path[:_LINES]:
         share = step.us / profile.us if profile.us else 0.0
         text = linecache.getline(step.path, step.line).strip()
-        place = f"{step.path.rsplit('/', 1)[-1]}:{step.line}"
-        lines.append(f"  {share:6.1%} {step.count:7,}  {TITLES[step.engine]:6} {step.name:22} {place}  {text[:48]}")
+        place = f"{step.path.rsplit('/', 1)[-1]}:{step.line}" if several else f"line {step.line}"
+        lines.append(f"  {share:6.1%} {step.count:7,}  {TITLES[step.engine]:6} {step.name:22} {place:9} {text[:48]}")
     return "\n".join(lines)
 
 
