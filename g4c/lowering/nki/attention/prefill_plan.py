@@ -42,8 +42,9 @@ def constants(problem: PrefillProblem, schedule: PrefillSchedule) -> tuple[tuple
         ("SLOTS", schedule.slots, "key tiles in SBUF"),
         ("AHEAD", schedule.ahead, "key tiles that are loaded, but not transposed yet"),
         ("BLOCK_BANKS", schedule.banks, "PSUM banks of scores that share one maximum"),
-        ("TURNED", schedule.added - 1, "steps from one's preparation to its P^T"),
-        ("ADDED", schedule.added, "steps from one's preparation to its P V"),
+        ("TURNED", schedule.added - 2, "steps from one's preparation to its P^T"),
+        ("MULTIPLIED", schedule.added - 1, "steps from one's preparation to its P V"),
+        ("ADDED", schedule.added, "steps from one's preparation to the end of its work"),
         ("KEY_TILES", problem.key_tiles, ""),
         ("SEGMENT_KEYS", tuple(segment.keys for segment in problem.segments), "keys of each segment"),
         ("FIRST_TILES", problem.first_tiles, "first key tile of each segment"),
@@ -58,7 +59,7 @@ def plan_text(problem: PrefillProblem, schedule: PrefillSchedule, pauses: bool) 
     text.add("\n")
     _bring(text, problem, schedule)
     text.add("\n")
-    _plan(text, schedule.added if pauses else 0)
+    _plan(text, schedule.added - 1 if pauses else 0)
     return str(text)
 
 
@@ -170,23 +171,24 @@ def _plan(text: SourceText, pauses: int) -> None:
             if pauses:
                 text.add("# SBUF has no room for keys of the next KV head as long as steps of this one are under way.")
                 with text.block(f"for _ in range({pauses} if unit > 0 else 0):"):
-                    text.add('steps.append({"banks": [], "needs": len(loads), "oldest": len(loads)})')
+                    text.add('steps.append({"banks": [], "opens": False, "needs": len(loads), "oldest": len(loads)})')
             text.add("number = [-1] * KEY_TILES")
             with text.block("for head in range(g * GROUP, (g + TOGETHER) * GROUP, HEADS):"):
                 with text.block("for i0 in range(0, QUERY_TILES, SHARED):"):
                     text.add("""
                         shared = range(i0, min(i0 + SHARED, QUERY_TILES))
                         seen = []
-                        longest = 0
+                        blocks = 0
                         for i in shared:
                             tiles.append((b, i * P, min(ROWS, i * P + P), head))
                             seen.append(visits(i))
-                            longest = max(longest, len(seen[-1]))
+                            blocks = max(blocks, -(-len(seen[-1]) // BLOCK_BANKS))
                     """)
-                    with text.block("for p in range(0, longest, BLOCK_BANKS):"), text.block("for i in shared:"):
+                    with text.block("for p in range(blocks):"), text.block("for i in shared:"):
                         text.add("""
                             banks = seen[i - i0]
-                            block = banks[p : p + BLOCK_BANKS]
+                            size = -(-len(banks) // -(-len(banks) // BLOCK_BANKS))  # blocks of about one size
+                            block = banks[p * size : (p + 1) * size]
                             runs, oldest = bring(b, g, block, number, loads)
                             for h in range(HEADS if len(block) > 0 else 0):
                                 step = {"banks": block, "runs": runs, "kv": (head + h) // GROUP - g}
@@ -194,11 +196,13 @@ def _plan(text: SourceText, pauses: int) -> None:
                                 step["needs"] = len(loads)
                                 step["oldest"] = oldest
                                 step["opens"] = p == 0
-                                step["closes"] = p + BLOCK_BANKS >= len(banks)
+                                step["closes"] = (p + 1) * size >= len(banks)
                                 steps.append(step)
                         """)
                     text.add("unit += len(shared) * HEADS")
         text.add("""
+            for _ in range(ADDED):  # also what steps[n - ADDED] is in the beginning
+                steps.append({"banks": [], "opens": False, "needs": len(loads), "oldest": len(loads)})
             for n in range(len(steps) - 2, -1, -1):  # the oldest load that this step or a later one uses
                 steps[n]["oldest"] = min(steps[n]["oldest"], steps[n + 1]["oldest"])
             return steps, loads, tiles
@@ -215,7 +219,7 @@ class Plan:
             exec(self.text, scope)
             self.steps, self.loads, self.tiles = scope["plan"]()
             self.fits = all(
-                step["needs"] <= self.steps[max(0, n - schedule.added)]["oldest"] + schedule.slots
+                step["needs"] <= self.steps[max(0, n - schedule.added + 1)]["oldest"] + schedule.slots
                 for n, step in enumerate(self.steps)
             )
             if self.fits:

@@ -38,8 +38,8 @@ class PrefillSchedule:
 
     @property
     def added(self) -> int:
-        """Steps from the one that is prepared to the one whose products are computed."""
-        return self.lag + 2
+        """Steps from the one that is prepared to the one whose work ends."""
+        return self.lag + 3
 
     @property
     def units(self) -> int:
@@ -93,13 +93,24 @@ def buffers(problem: PrefillProblem, schedule: PrefillSchedule, blocks: bool) ->
     units, double = schedule.units, 2 * schedule.banks
     row = schedule.heads * problem.head_dim
     found = [
-        Buffer("keys", (partitions, schedule.slots, schedule.kv_heads * tiles, P), dtype, comment="K^T: head dims on the partitions"),
+        Buffer(
+            "keys",
+            (partitions, schedule.slots, schedule.kv_heads * tiles, P),
+            dtype,
+            comment="K^T: head dims on the partitions",
+        ),
         Buffer("values", (P, schedule.slots, schedule.kv_heads * columns), dtype, comment="V: keys on the partitions"),
         Buffer("raw_keys", (P, schedule.kv_heads * problem.head_dim), dtype, schedule.ahead, comment="K as loaded"),
         Buffer("raw_queries", (P, row), dtype, 2, comment="q as loaded"),
         Buffer("results", (P, row), dtype, 2, comment="y before it is stored"),
         Buffer("at", (P, 1), "int32", 2, comment="positions of the rows"),
-        Buffer("valid", (P, 1), "float32", schedule.query_tiles + schedule.added, comment="1.0 for rows that are no padding"),
+        Buffer(
+            "valid",
+            (P, 1),
+            "float32",
+            schedule.query_tiles + schedule.added,
+            comment="1.0 for rows that are no padding",
+        ),
         Buffer("queries", (partitions, tiles, P), dtype, units, comment="q^T"),
         Buffer("peaks", (P, 1 + schedule.banks), "float32", units, comment="maximum so far, and of each bank"),
         Buffer("shift", (P, 1), "float32", 3, comment="minus the maximum"),
@@ -125,7 +136,9 @@ def _of_blocks(problem: PrefillProblem, schedule: PrefillSchedule, blocks: bool)
         found.append(Buffer("decay", (P, 1), "float32", schedule.added, comment="exp(old maximum - new maximum)"))
         found.append(Buffer("state", (P, columns), "float32", schedule.units, comment="P V, summed over blocks"))
     if not schedule.sums_in_values(problem):
-        found.append(Buffer("sums", (P, schedule.banks), "float32", schedule.added, comment="row sums of P, bank by bank"))
+        found.append(
+            Buffer("sums", (P, schedule.banks), "float32", schedule.added, comment="row sums of P, bank by bank")
+        )
         found.append(Buffer("added", (P, 1), "float32", 3, comment="row sum of a block"))
         found.append(Buffer("total", (P, 1), "float32", schedule.units, comment="row sums"))
     return found

@@ -93,11 +93,14 @@ class Source:
                 bank = 0  # the next bank of `scores`, in rotation
                 turning = 0  # the next one of `turns`
             """)
-            with text.block("for n in range(len(steps) + ADDED):"):
+            with text.block("for n in range(len(steps)):"):
                 self._loads()
                 self._prepare()
+                self._add()
                 self._score()
+                self._finish()
                 self._weigh()
+                self._store()
             text.add("return y")
         return text
 
@@ -140,13 +143,10 @@ class Source:
     def _loads(self) -> None:
         """What DMA does in an iteration."""
         text = self.text
-        text.add("""
-            # Loads run ahead as far as their tiles are free: of keys that no step needs any more, and of queries.
-            room = steps[max(0, n - ADDED)]["oldest"] + SLOTS
-            limit = min(len(loads), transposed + AHEAD, room)
-            fetched = fetch(loads, fetched, limit, stored_keys, stored_values, raw_keys, values)
-        """)
-        with text.block("for v in range(asked, min(len(tiles), opened // HEADS + 2)):"):
+        text.add(
+            "# Loads run ahead as far as their tiles are free: of queries, and of keys that no step needs any more."
+        )
+        with text.block("for v in range(asked, min(len(tiles), -(-opened // HEADS) + 1)):"):
             text.add("""
                 b, start, limit, head = tiles[v]
                 rows = limit - start
@@ -156,43 +156,47 @@ class Source:
             if self.problem.block_span:
                 text.add("nisa.dma_copy(dst=own_blocks[v % 2][:rows, :], src=blocks[b, start:limit])")
             text.add("asked = v + 1")
+        text.add("""
+            room = steps[max(0, n - MULTIPLIED)]["oldest"] + SLOTS
+            limit = min(len(loads), transposed + AHEAD, room)
+            fetched = fetch(loads, fetched, limit, stored_keys, stored_values, raw_keys, values)
+        """)
 
     def _prepare(self) -> None:
         """K^T, q^T and masks of step n."""
         text = self.text
-        with text.block("if n < len(steps):"):
+        text.add("""
+            # Step n: K^T of key tiles that are new, and q^T of a unit that is.
+            step = steps[n]
+        """)
+        with text.block('for m in range(transposed, step["needs"]):'):
             text.add("""
-                # Step n: K^T of key tiles that are new, and q^T of a unit that is.
-                step = steps[n]
-            """)
-            with text.block('for m in range(transposed, step["needs"]):'):
-                text.add("""
-                    limit = min(len(loads), m + AHEAD, room)
-                    fetched = fetch(loads, fetched, limit, stored_keys, stored_values, raw_keys, values)
-                    width = loads[m][4]
-                    for kv in range(TOGETHER):
-                        part = raw_keys[m % AHEAD][:width, kv * D : (kv + 1) * D]
-                        target = keys[:, m % SLOTS, kv * D_TILES : (kv + 1) * D_TILES]
-                        turn(part, turns[turning % 2], target, width)
-                        turning += 1
-                    transposed = m + 1
-                """)
-            with text.block('if len(step["banks"]) > 0 and step["opens"]:'):
-                text.add("""
-                    unit = step["unit"]
-                    v = unit // HEADS
-                    b, start, limit, head = tiles[v]
-                    rows = limit - start
-                """)
-                self._masks()
-                text.add(f"""
-                    first = unit % HEADS * D
-                    part = raw_queries[v % 2][:rows, first : first + D]
-                    turn(part, turns[turning % 2], queries[unit % UNITS], rows)
+                limit = min(len(loads), m + AHEAD, room)
+                fetched = fetch(loads, fetched, limit, stored_keys, stored_values, raw_keys, values)
+                width = loads[m][4]
+                for kv in range(TOGETHER):
+                    part = raw_keys[m % AHEAD][:width, kv * D : (kv + 1) * D]
+                    target = keys[:, m % SLOTS, kv * D_TILES : (kv + 1) * D_TILES]
+                    turn(part, turns[turning % 2], target, width)
                     turning += 1
-                    nisa.memset(dst=peaks[unit % UNITS][:, 0:1], value={FLOOR}, engine=nisa.engine.gpsimd)
-                    opened += 1
-                """)
+                transposed = m + 1
+            """)
+        with text.block('if step["opens"]:'):
+            text.add("""
+                unit = step["unit"]
+                v = unit // HEADS
+                b, start, limit, head = tiles[v]
+                rows = limit - start
+            """)
+            self._masks()
+            text.add(f"""
+                first = unit % HEADS * D
+                part = raw_queries[v % 2][:rows, first : first + D]
+                turn(part, turns[turning % 2], queries[unit % UNITS], rows)
+                turning += 1
+                nisa.memset(dst=peaks[unit % UNITS][:, 0:1], value={FLOOR}, engine=nisa.engine.gpsimd)
+                opened += 1
+            """)
 
     # Masks
 
@@ -292,7 +296,7 @@ class Source:
     def _score(self) -> None:
         """S, its maxima, and P of step n - 1."""
         problem, text = self.problem, self.text
-        text.add('scored_banks = steps[n - 1]["banks"] if 0 < n <= len(steps) else []')
+        text.add('scored_banks = steps[n - 1]["banks"]')
         with text.block("if len(scored_banks) > 0:"):
             text.add("""
                 # Step n - 1: scores and their maxima, bank by bank.
@@ -419,14 +423,14 @@ class Source:
             )
 
     def _weigh(self) -> None:
-        """P^T of step n - TURNED, between the products with V of step n - ADDED, so that PE has no wait for either."""
+        """P^T of step n - TURNED, between the products with V of step n - MULTIPLIED, so that PE has no wait for either."""
         text = self.text
         text.add("""
-            # Bank by bank: P^T of step n - TURNED, and P V of step n - ADDED, whose P^T is in SBUF by now.
-            turned_banks = steps[n - TURNED]["banks"] if TURNED <= n < len(steps) + TURNED else []
-            added_banks = steps[n - ADDED]["banks"] if n >= ADDED else []
+            # Bank by bank: P^T of step n - TURNED, and P V of step n - MULTIPLIED, whose P^T is in SBUF by now.
+            turned_banks = steps[n - TURNED]["banks"]
+            multiplied_banks = steps[n - MULTIPLIED]["banks"]
         """)
-        with text.block("for j in range(max(len(turned_banks), len(added_banks), 1)):"):
+        with text.block("for j in range(max(len(turned_banks), len(multiplied_banks), 1)):"):
             with text.block("if j < len(turned_banks):"):
                 text.add("""
                     b, start, limit, head = tiles[steps[n - TURNED]["unit"] // HEADS]
@@ -452,17 +456,17 @@ class Source:
                     """)
                 text.add("turning += 1")
             self._softmax()
-            with text.block("if j < len(added_banks):"):
+            with text.block("if j < len(multiplied_banks):"):
                 text.add("""
-                    b, start, limit, head = tiles[steps[n - ADDED]["unit"] // HEADS]
+                    b, start, limit, head = tiles[steps[n - MULTIPLIED]["unit"] // HEADS]
                     rows = limit - start
                     p_t = turned[(n - 1) % 2 * BLOCK_BANKS + j]
                     product = products[n % 2][:rows, :]
-                    first = steps[n - ADDED]["kv"] * COLUMNS
+                    first = steps[n - MULTIPLIED]["kv"] * COLUMNS
                     t = 0
                 """)
                 text.add("""
-                    for slot, count, span in steps[n - ADDED]["runs"][j]:
+                    for slot, count, span in steps[n - MULTIPLIED]["runs"][j]:
                         for c in range(count):
                             nisa.nc_matmul(
                                 dst=product,
@@ -472,74 +476,111 @@ class Source:
                             )
                             t += 1
                 """)
-        self._add()
 
     def _add(self) -> None:
-        """Add step n - ADDED to the unit's state, and finish the unit."""
-        problem, text = self.problem, self.text
+        """Add step n - ADDED to the unit's state, where there are blocks."""
+        self.text.add('added_banks = steps[n - ADDED]["banks"]')
+        if not self.plan.blocks:
+            return
+        text = self.text
         with text.block("if len(added_banks) > 0:"):
             text.add("""
                 # Step n - ADDED: its products join those of the unit's blocks before.
                 step = steps[n - ADDED]
-                unit = step["unit"] % UNITS
                 b, start, limit, head = tiles[step["unit"] // HEADS]
                 rows = limit - start
-                result = products[n % 2][:rows, :]
-            """)
-            if not self.schedule.sums_in_values(problem):
-                text.add("part = sums[(n + 1) % ADDED][:rows, : len(added_banks)]")
-                text.add("sum = total[unit][:rows, :]")
-            if self.plan.blocks:
-                self._add_block()
-            elif not self.schedule.sums_in_values(problem):
-                text.add("nisa.tensor_reduce(dst=sum, op=nl.add, data=part, axis=1)")
-            with text.block('if step["closes"]:'):
-                self._finish()
-
-    def _add_block(self) -> None:
-        text, sums = self.text, not self.schedule.sums_in_values(self.problem)
-        with text.block('if step["opens"]:'):
-            with text.block('if not step["closes"]:'):
-                text.add("nisa.activation(dst=state[unit][:rows, :], op=nl.copy, data=result)")
-                text.add("result = state[unit][:rows, :]")
-            if sums:
-                text.add("nisa.tensor_reduce(dst=sum, op=nl.add, data=part, axis=1)")
-        with text.block("else:"):
-            text.add("""
-                old = state[unit][:rows, :]
+                product = products[(n - 1) % 2][:rows, :]
+                sum_so_far = state[step["unit"] % UNITS][:rows, :]
                 alpha = decay[(n + 1) % ADDED][:rows, :]
-                nisa.scalar_tensor_tensor(
-                    dst=old, data=old, op0=nl.multiply, operand0=alpha, op1=nl.add, operand1=result
-                )
-                result = old
             """)
-            if sums:
+            with text.block('if not step["opens"]:'):
                 text.add("""
-                    new = added[n % 3][:rows, :]
-                    nisa.tensor_reduce(dst=new, op=nl.add, data=part, axis=1)
                     nisa.scalar_tensor_tensor(
-                        dst=sum, data=sum, op0=nl.multiply, operand0=alpha, op1=nl.add, operand1=new
+                        dst=sum_so_far, data=sum_so_far, op0=nl.multiply, operand0=alpha, op1=nl.add, operand1=product
                     )
                 """)
+            with text.block('elif not step["closes"]:'):
+                text.add("nisa.activation(dst=sum_so_far, op=nl.copy, data=product)")
+            if not self.schedule.sums_in_values(self.problem):
+                self._add_sums()
+
+    def _add_sums(self) -> None:
+        """The same for row sums that Scalar has counted."""
+        text = self.text
+        text.add("""
+            part = sums[(n + 1) % ADDED][:rows, : len(added_banks)]
+            total_so_far = total[step["unit"] % UNITS][:rows, :]
+        """)
+        with text.block('if step["opens"]:'):
+            text.add("nisa.tensor_reduce(dst=total_so_far, op=nl.add, data=part, axis=1)")
+        with text.block("else:"):
+            text.add("""
+                new = added[n % 3][:rows, :]
+                nisa.tensor_reduce(dst=new, op=nl.add, data=part, axis=1)
+                nisa.scalar_tensor_tensor(
+                    dst=total_so_far, data=total_so_far, op0=nl.multiply, operand0=alpha, op1=nl.add, operand1=new
+                )
+            """)
 
     def _finish(self) -> None:
-        """y = result / sum, 0 for padding."""
-        text = self.text
-        text.add('v = step["unit"] // HEADS')
-        text.add("share = inverse[n % 3][:rows, :]")
-        total = "result[:, D : D + 1]" if self.schedule.sums_in_values(self.problem) else "sum"
-        if not self.problem.sees_itself:
-            text.add("# Where nothing is seen, the result is 0, and the sum must not be.")
-            text.add(f"nisa.tensor_scalar(dst=share, data={total}, op0=nl.maximum, operand0=1.0e-30)")
-            total = "share"
-        count = next(buffer.count for buffer in self.held if buffer.name == "valid")
-        text.add(f"""
-            nisa.reciprocal(dst=share, data={total})
-            nisa.tensor_tensor(dst=share, data1=share, data2=valid[v % {count}][:rows, :], op=nl.multiply)
-            first = step["unit"] % HEADS * D
-            out = results[closed // HEADS % 2]
-            nisa.activation(dst=out[:rows, first : first + D], op=nl.copy, data=result[:, :D], scale=share)
-            closed += 1
-            if closed % HEADS == 0:
-                nisa.dma_copy(dst=y[b, start:limit, head : head + HEADS, :], src=out[:rows, :])
-        """)
+        """1 / sum, 0 for padding."""
+        text, count = self.text, next(buffer.count for buffer in self.held if buffer.name == "valid")
+        with text.block('if len(added_banks) > 0 and steps[n - ADDED]["closes"]:'):
+            text.add("""
+                # Step n - ADDED was its unit's last: 1 / sum, and 0 for padding.
+                step = steps[n - ADDED]
+                b, start, limit, head = tiles[step["unit"] // HEADS]
+                rows = limit - start
+                share = inverse[n % 3][:rows, :]
+            """)
+            text.add(f"total_sum = {self._total()}")
+            if not self.schedule.sums_in_values(self.problem) and not self.plan.blocks:
+                text.add("""
+                    if len(added_banks) > 1:
+                        part = sums[(n + 1) % ADDED][:rows, : len(added_banks)]
+                        nisa.tensor_reduce(dst=share, op=nl.add, data=part, axis=1)
+                        total_sum = share
+                """)
+            if not self.problem.sees_itself:
+                text.add("""
+                    # Where nothing is seen, the result is 0, and the sum must not be.
+                    nisa.tensor_scalar(dst=share, data=total_sum, op0=nl.maximum, operand0=1.0e-30)
+                    total_sum = share
+                """)
+            text.add(f"""
+                nisa.reciprocal(dst=share, data=total_sum)
+                real = valid[step["unit"] // HEADS % {count}][:rows, :]
+                nisa.tensor_tensor(dst=share, data1=share, data2=real, op=nl.multiply, engine=nisa.engine.gpsimd)
+            """)
+
+    def _result(self) -> str:
+        """The tile with a unit's result."""
+        if not self.plan.blocks:
+            return "products[(n - 1) % 2]"
+        return 'products[(n - 1) % 2] if step["opens"] else state[step["unit"] % UNITS]'
+
+    def _total(self) -> str:
+        """The tile with its row sums."""
+        if self.schedule.sums_in_values(self.problem):
+            return f"({self._result()})[:rows, D : D + 1]"
+        return 'total[step["unit"] % UNITS][:rows, :]' if self.plan.blocks else "sums[(n + 1) % ADDED][:rows, 0:1]"
+
+    def _store(self) -> None:
+        """y of a unit that is complete, and its store with the last head."""
+        with self.text.block('if len(added_banks) > 0 and steps[n - ADDED]["closes"]:'):
+            self.text.add(f"""
+                # y = result / sum.
+                step = steps[n - ADDED]
+                b, start, limit, head = tiles[step["unit"] // HEADS]
+                rows = limit - start
+                result = {self._result()}
+                first = step["unit"] % HEADS * D
+                out = results[closed // HEADS % 2]
+                nisa.activation(
+                    dst=out[:rows, first : first + D], op=nl.copy, data=result[:rows, :D],
+                    scale=inverse[n % 3][:rows, :],
+                )
+                closed += 1
+                if closed % HEADS == 0:
+                    nisa.dma_copy(dst=y[b, start:limit, head : head + HEADS, :], src=out[:rows, :])
+            """)
