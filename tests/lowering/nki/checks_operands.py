@@ -65,6 +65,13 @@ ARGUMENTS = [
     ),
     one(
         "G4C-K002",
+        "swdge of a transpose without indices",
+        "hwdge without and swdge with a vector of indices",
+        "nisa.dma_transpose(dst=h[:16, :16], src=h[:16, 16:32], dge_mode=nisa.dge_mode.swdge)",
+        "nisa.dma_transpose(dst=h[:16, :16], src=h[:16, 16:32], dge_mode=nisa.dge_mode.none)",
+    ),
+    one(
+        "G4C-K002",
         "is_transpose without an identity",
         "moving is the identity",
         "nisa.nc_matmul(dst=p[:64, :], stationary=a[:64, :], moving=b[:64, :], is_transpose=True)",

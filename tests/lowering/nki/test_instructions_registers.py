@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError, dataclass, field
 from typing import Any
 
 import ml_dtypes
@@ -174,3 +175,42 @@ def test_the_register_of_a_loop_is_read_only() -> None:
 
     with pytest.raises(SimulationError, match="K025"):
         simulate(kernel, target="trn2")()
+
+
+@dataclass
+class Plan(nl.NKIObject):
+    rows: int
+    columns: int = 2
+    sizes: list = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Frozen(nl.NKIObject):
+    rows: int = 1
+
+
+class Plain(nl.NKIObject):
+    rows: int
+    columns: int = 2
+
+    def __post_init__(self) -> None:
+        self.area = (self.rows or 0) * self.columns
+
+
+@dataclass
+class Bare(nl.NKIObject):
+    rows = None
+
+
+def test_objects_are_made_as_the_compiler_makes_them() -> None:
+    """With and without @dataclass: fields without a value are None."""
+    assert (Plan(3).rows, Plan(3).columns, Plan(3).sizes) == (3, 2, [])
+    assert Plan().rows is None
+    assert Plan(1).sizes is not Plan(1).sizes
+    assert Plan(1) == Plan(rows=1)
+    assert (Plain(3).area, Plain(rows=3, columns=4).area, Plain().area) == (6, 12, 0)
+    assert Bare(rows=3).rows == 3
+    with pytest.raises(FrozenInstanceError):
+        Frozen(2).rows = 3
+    with pytest.raises(TypeError, match="Frozen has 1 fields, 2 values"):
+        Frozen(1, 2)

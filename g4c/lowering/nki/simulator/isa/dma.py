@@ -154,7 +154,9 @@ def dma_transpose(dst, src, axes=None, priority=None, dge_mode=DgeMode.unknown, 
             f"nisa.dma_transpose: src is {list(src.shape)}, dst is {list(dst.shape)}",
             f"dst has exactly the permuted shape {[src.shape[axis] for axis in order]}",
         )
-    if dge_mode not in (DgeMode.unknown, DgeMode.swdge if _vector(src) else DgeMode.hwdge):
+    # The documentation knows hwdge only, AWS's kernels also pass none, where addresses are static.
+    others = (DgeMode.swdge,) if _vector(src) else (DgeMode.hwdge, *(() if src.dynamic else (DgeMode.none,)))
+    if dge_mode not in (DgeMode.unknown, *others):
         step.refuse(
             "G4C-K002", f"dge_mode={dge_mode.name}", "unknown, hwdge without and swdge with a vector of indices"
         )
