@@ -16,7 +16,7 @@ from typing import Any
 from g4c.lowering.nki import simulator
 from g4c.lowering.nki.cost.assumptions import MACHINES
 from g4c.lowering.nki.cost.instructions import DECISIVE, Cost, cost_of
-from g4c.lowering.nki.cost.regions import Region, overlap, region_of
+from g4c.lowering.nki.cost.regions import Region, is_placed, overlap, region_of
 from g4c.lowering.nki.simulator.dry import accesses
 from g4c.lowering.nki.simulator.generation import PSUM_BANK_BYTES, QUADRANT
 from g4c.lowering.nki.simulator.memory import MemoryRegion, Storage
@@ -132,7 +132,8 @@ class CostRecorder:
 
     def _region(self, tensor: NkiTensor, view: Any) -> Region:
         """`region_of`, once for equal views of equal tiles."""
-        key = (view, tensor.storage.shape, tensor.storage.dtype, tensor.storage.origin)
+        storage = tensor.storage
+        key = (view, storage.shape, storage.dtype, storage.on_chip, is_placed(storage), storage.origin)
         region = self._regions.get(key)
         if region is None:
             region = self._regions[key] = region_of(tensor)
@@ -142,7 +143,7 @@ class CostRecorder:
         """The number of the tile that `storage` is; it is kept in the storage where no other program sees that."""
         if storage.number >= 0 and storage.on_chip:
             return storage.number
-        placed = storage.life is not None and storage.life.placed_at is not None
+        placed = is_placed(storage)
         key = storage.region if placed else id(storage)
         number = -1 if storage.on_chip and not placed else self._shared.get(key, -1)
         if number < 0:

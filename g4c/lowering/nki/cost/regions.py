@@ -8,6 +8,7 @@ dimensions that a tile was allocated with are exact; other patterns are widened.
 from __future__ import annotations
 
 from g4c.lowering.nki.simulator import dtypes
+from g4c.lowering.nki.simulator.memory import Storage
 from g4c.lowering.nki.simulator.tensor import NkiTensor
 
 # Flat: p0, p1, then lo, hi for each dimension; the last dimension in bytes.
@@ -19,9 +20,9 @@ def region_of(tensor: NkiTensor) -> Region:
     storage = tensor.storage
     sizes, steps = _dimensions(tensor)
     if tensor.dynamic is not None:
-        return (0, storage.partitions, *(n for size in sizes for n in (0, size)))
+        return _whole(tensor, sizes)
     box = tensor.box()
-    if storage.life is not None and storage.life.placed_at is not None:
+    if is_placed(storage):
         return (box.p0 + storage.origin, box.p1 + storage.origin, *_physical(tensor))
     lows = _digits(box.b0, steps)
     extents = [1] * len(steps)
@@ -43,6 +44,11 @@ def region_of(tensor: NkiTensor) -> Region:
     return (box.p0, box.p1, *_hull(box.b0, box.b1, sizes, steps))
 
 
+def is_placed(storage: Storage) -> bool:
+    """Whether the tile has an address: then its region is one of the physical memory."""
+    return storage.life is not None and storage.life.placed_at is not None
+
+
 def _dimensions(tensor: NkiTensor) -> tuple[list[int], list[int]]:
     """Sizes and steps in bytes of the storage's free dimensions (all of them in HBM), the last in bytes."""
     storage = tensor.storage
@@ -53,6 +59,15 @@ def _dimensions(tensor: NkiTensor) -> tuple[list[int], list[int]]:
     for dim in range(len(sizes) - 2, -1, -1):
         steps[dim] = steps[dim + 1] * sizes[dim + 1]
     return sizes, steps
+
+
+def _whole(tensor: NkiTensor, sizes: list[int]) -> Region:
+    """All of a storage."""
+    storage = tensor.storage
+    if is_placed(storage):
+        start = storage.base % storage.pitch
+        return (storage.origin, storage.origin + storage.partitions, start, start + storage.row_bytes)
+    return (0, storage.partitions, *(n for size in sizes for n in (0, size)))
 
 
 def _digits(offset: int, steps: list[int]) -> list[int]:
