@@ -7,10 +7,13 @@ Invariant: the functions are those that `g4c compile --kernels all` outlines; no
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Protocol
 
 from g4c.errors import G4cError
 from g4c.ir.module import Function, Module
@@ -20,10 +23,13 @@ from g4c.lowering.nki.choose import Choice, compare
 from g4c.lowering.nki.cost.profile import TITLES
 from g4c.lowering.nki.families import FAMILIES, generation_of
 
+if TYPE_CHECKING:
+    from g4c.frontend.config import ModelConfig
+
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to compile. `model`: as `load_model_config` takes it."""
+    """What to compile. `model`: as `load_model_config` takes it; `tp`: of so many cores that share it, one."""
 
     model: str
     buckets: tuple[int, ...] = (512,)
@@ -103,6 +109,8 @@ def outlined(wanted: Wanted) -> Module:
     from g4c.passes.pipelines import TILED_PIPELINE
 
     config = load_model_config(wanted.model)
+    if wanted.tp > 1:
+        config = _shard(config, wanted.tp)
     longest = max((wanted.max_context, *wanted.buckets))
     if longest > config.max_positions:
         raise G4cError(
@@ -118,6 +126,25 @@ def outlined(wanted: Wanted) -> Module:
     pipeline = parse_pipeline(f"{TILED_PIPELINE},outline-kernels")
     run_pipeline(module, pipeline, PipelineOptions(verify_each=False, repro_dir=None))
     return module
+
+
+def _shard(config: ModelConfig, tp: int) -> ModelConfig:
+    """The model of which one core's part of `config` is the whole: query heads and MLPs split, KV heads as far as there
+    are. Embeddings and the head stay whole. Refusals: G4C-C020: something does not divide."""
+    from g4c.frontend.config import load_model_config
+
+    whole = {**config.config_json}
+    text = {**whole.get("text_config", whole)}
+    for name in ("num_attention_heads", "intermediate_size", "moe_intermediate_size"):
+        if text.get(name) and (text[name] % tp or "per_layer_config" in text):
+            raise G4cError("G4C-C020", f"--tp {tp} does not divide {name} {text[name]}", where=config.source)
+        text |= {name: text[name] // tp} if text.get(name) else {}
+    for name in ("num_key_value_heads", "num_global_key_value_heads"):
+        text |= {name: -(-text[name] // tp)} if text.get(name) else {}
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "config.json"
+        path.write_text(json.dumps({**whole, "text_config": text} if "text_config" in whole else text))
+        return load_model_config(str(path))
 
 
 def _called(module: Module) -> dict[str, tuple[tuple[str, int], ...]]:
