@@ -15,10 +15,12 @@ from g4c.errors import G4cError
 from g4c.ir.types import TensorType
 from g4c.lowering.nki.artifact import KernelArtifact
 from g4c.lowering.nki.attention.prefill_budget import docstring
+from g4c.lowering.nki.attention.prefill_candidates import schedules
 from g4c.lowering.nki.attention.prefill_plan import constants, planned
 from g4c.lowering.nki.attention.prefill_problem import PrefillProblem, Segment, from_tiled_attention
-from g4c.lowering.nki.attention.prefill_schedule import PrefillSchedule, buffers, schedules
-from g4c.lowering.nki.attention.prefill_source import Source
+from g4c.lowering.nki.attention.prefill_schedule import PrefillSchedule, buffers
+from g4c.lowering.nki.attention.prefill_source import functions, kernel
+from g4c.lowering.nki.attention.prefill_text import KernelText
 from g4c.lowering.nki.source_text import SourceText
 
 __all__ = ["PrefillProblem", "PrefillSchedule", "Segment", "emit", "from_tiled_attention", "schedules"]
@@ -32,21 +34,20 @@ def emit(problem: PrefillProblem, schedule: PrefillSchedule, generation: int) ->
     held = buffers(problem, schedule, plan.blocks)
     text = SourceText()
     text.add(docstring(problem, schedule, plan, held))
+    text.add()
     text.add("""
-
         import nki
         import nki.isa as nisa
         import nki.language as nl
-
     """)
+    text.add()
     for name, value, comment in constants(problem, schedule):
         text.add(f"{name} = {value!r}" + (f"  # {comment}" if comment else ""))
-    text.add("\n")
-    text.add(str(Source(problem, schedule, plan, held).kernel()))
-    text.add("\n")
-    text.add(plan.text)
-    text.add("\n")
-    text.add(str(Source(problem, schedule, plan, held).functions()))
+    body = KernelText(problem, schedule, plan, held)
+    kernel(body)
+    for part in (body, plan.text, functions(problem)):
+        text.add("\n\n")
+        text.add(str(part))
     y = TensorType((problem.batch, problem.rows, problem.heads, problem.head_dim), problem.dtype)
     return KernelArtifact(
         family="prefill_attention",

@@ -1,15 +1,121 @@
 """What a prefill kernel takes: SBUF, PSUM, instructions; and the docstring that says so.
 
 In: a problem, a schedule, their plan and buffers. Out: figures and text.
-Invariant: the figures are those of a run in the simulator.
+Invariant: the number of instructions is that of a run in the simulator; no run needs more SBUF or PSUM.
 """
 
 from __future__ import annotations
 
+from textwrap import fill
+
 from g4c.lowering.nki.attention.prefill_plan import Plan
-from g4c.lowering.nki.attention.prefill_problem import PrefillProblem
+from g4c.lowering.nki.attention.prefill_problem import P, PrefillProblem
 from g4c.lowering.nki.attention.prefill_schedule import Buffer, PrefillSchedule
+
+PSUM_BANK_BYTES = 2048
+
+
+def psum_banks(held: tuple[Buffer, ...]) -> int:
+    """Every tile in PSUM starts a bank."""
+    tiles = [buffer for buffer in held if buffer.memory == "psum"]
+    return sum(buffer.count * -(-buffer.bytes // buffer.count // PSUM_BANK_BYTES) for buffer in tiles)
+
+
+def instructions(problem: PrefillProblem, schedule: PrefillSchedule, plan: Plan) -> int:
+    """How many instructions the kernel executes."""
+    ragged = len(set(problem.widths)) > 1
+    turn = len(problem.widths) * (2 if ragged else 1) + (0 if ragged else 1)
+    count = schedule.sums_in_values(problem)
+    if problem.causal and any(segment.kind == "chunk" for segment in problem.segments):
+        count += 2 + (problem.window > 0)
+    count += problem.batch * _of_batch(problem)
+    count += len(plan.loads) * (2 + schedule.kv_heads * turn)
+    count += sum(3 + (problem.block_span > 0) + _of_query(problem, start) for _, start, _, _ in plan.tiles)
+    return count + sum(_of_step(problem, schedule, plan, step, turn) for step in plan.steps if step["banks"])
+
+
+def _of_batch(problem: PrefillProblem) -> int:
+    """Masks of a sequence."""
+    masked = [s for s in problem.segments if problem.by_batch(s) or problem.by_query(s)]
+    pieces = sum((2 if problem.by_batch(s) else 3) * -(-s.keys // problem.staged) for s in masked)
+    return pieces + 3 * (problem.block_span > 0)
+
+
+def _of_query(problem: PrefillProblem, start: int) -> int:
+    """Masks of a query tile."""
+    count, windowed = 0, problem.window > 0
+    for segment in problem.segments:
+        if problem.by_query(segment):
+            past = segment.kind == "past"
+            count += int(start + 1 < problem.window) if past else 1 + windowed
+    by_query = any(problem.by_query(segment) for segment in problem.segments)
+    return count + by_query * (1 + windowed) + 3 * (problem.block_span > 0)
+
+
+def _of_step(problem: PrefillProblem, schedule: PrefillSchedule, plan: Plan, step: dict, turn: int) -> int:
+    banks, opens, closes = len(step["banks"]), step["opens"], step["closes"]
+    runs = sum(len(neighbors) for neighbors in step["runs"])
+    tiles = sum(count for neighbors in step["runs"] for _, count, _ in neighbors)
+    sums = not schedule.sums_in_values(problem)
+    count = runs * (len(problem.widths) + 1) + 2 * tiles + 2 * banks + 1 + (problem.scale != 1)
+    count += (turn + 1) * opens
+    if plan.blocks:
+        count += (not opens) + (not closes) + (not opens or not closes) + sums * (1 if opens else 2)
+    if closes:
+        count += 3 + (not problem.sees_itself) + (sums and not plan.blocks and banks > 1)
+        count += (step["unit"] + 1) % schedule.heads == 0
+    return count
 
 
 def docstring(problem: PrefillProblem, schedule: PrefillSchedule, plan: Plan, held: tuple[Buffer, ...]) -> str:
-    return '"""TODO"""'
+    """Shape, schedule, budget."""
+    large = sorted((b for b in held if b.memory == "sbuf"), key=lambda b: -b.bytes)[:5]
+    total = sum(buffer.bytes for buffer in held if buffer.memory == "sbuf")
+    listed = ", ".join(f"{buffer.name} {buffer.bytes}" for buffer in large)
+    paragraphs = (
+        _shape(problem),
+        _schedule(problem, schedule, plan),
+        f"Budget: SBUF {total} bytes per partition ({listed}, ...), PSUM {psum_banks(held)} banks, "
+        f"{instructions(problem, schedule, plan)} instructions.",
+    )
+    head = f"Prefill attention: {problem.rows} queries, {problem.heads} heads on {problem.kv_heads}, head dim "
+    text = "\n\n".join(fill(paragraph, 118) for paragraph in paragraphs)
+    return f'"""{head}{problem.head_dim}, {problem.dtype.mlir}.\n\n{text}\n"""'
+
+
+def _shape(problem: PrefillProblem) -> str:
+    known = {
+        "past": "held[b, m] is the position of each, all before the first query, -1 for an empty slot",
+        "mixed": "held[b, m] is the position of each, in any order, -1 for an empty slot",
+        "chunk": "the queries' own rows",
+    }
+    keys = "; ".join(f"{segment.keys} {segment.kind} keys ({known[segment.kind]})" for segment in problem.segments)
+    rule = "every query sees every key that is no padding"
+    if problem.causal:
+        window = f" and less than {problem.window} positions back" if problem.window else ""
+        rule = f"a query sees keys at its own position and before{window}"
+    blocks = f", and its whole image block (up to {problem.block_span} rows)" if problem.block_span else ""
+    return (
+        f"y[b, s, h] = softmax({problem.scale:g} * q[b, s, h] k^T) v, {problem.batch} sequences. Keys: {keys}. "
+        f"Masking: {rule}{blocks}. Rows at position -1 are padding and give 0."
+    )
+
+
+def _schedule(problem: PrefillProblem, schedule: PrefillSchedule, plan: Plan) -> str:
+    tiles = schedule.kv_heads * problem.key_tiles
+    if schedule.resident(problem):
+        loaded = f"K and V of {schedule.kv_heads} KV head(s), {tiles} tiles of {P} keys, are loaded and transposed once"
+    else:
+        again = len(plan.loads) / (problem.batch * problem.kv_heads * problem.key_tiles)
+        loaded = (
+            f"{schedule.slots} of {problem.key_tiles} key tiles are in SBUF; {schedule.query_tiles} query tiles visit "
+            f"them in turn, so that a key tile is loaded {again:.1f} times on average"
+        )
+    sums = "a column of ones in V" if schedule.sums_in_values(problem) else "Scalar, with the exponentials"
+    return (
+        f"Schedule: {loaded}. A step is up to {schedule.banks} banks of 512 keys for one head of one query tile, with "
+        "queries on the partitions: S = q K^T adds up over d tiles in PSUM, Vector masks and takes the maximum, "
+        "Scalar the exponentials, PE transposes P and multiplies it by V; later steps of a unit rescale what it has. "
+        f"Row sums: {sums}. PE works on steps n - 1 (S), n - {schedule.lag + 1} (P^T) and n - {schedule.lag + 2} (P V) "
+        "at a time, so that it does not wait for a softmax."
+    )

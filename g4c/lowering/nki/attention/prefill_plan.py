@@ -19,10 +19,10 @@ def constants(problem: PrefillProblem, schedule: PrefillSchedule) -> tuple[tuple
     found: list[tuple[str, object, str]] = [
         ("P", P, "partitions: rows of a query tile, keys of a key tile"),
         ("BANK", BANK, "scores of one PSUM bank"),
-        ("BATCH", problem.batch, ""),
+        ("BATCH", problem.batch, "sequences"),
         ("ROWS", problem.rows, "queries of a sequence"),
-        ("QUERY_TILES", problem.query_tiles, ""),
-        ("KV_HEADS", problem.kv_heads, ""),
+        ("QUERY_TILES", problem.query_tiles, "of a sequence"),
+        ("KV_HEADS", problem.kv_heads, "of K and V"),
         ("GROUP", problem.group, "query heads of a KV head"),
         ("D", problem.head_dim, "head dim"),
         ("D_TILES", len(problem.widths), "contractions of one product of q and k"),
@@ -45,7 +45,7 @@ def constants(problem: PrefillProblem, schedule: PrefillSchedule) -> tuple[tuple
         ("TURNED", schedule.added - 2, "steps from one's preparation to its P^T"),
         ("MULTIPLIED", schedule.added - 1, "steps from one's preparation to its P V"),
         ("ADDED", schedule.added, "steps from one's preparation to the end of its work"),
-        ("KEY_TILES", problem.key_tiles, ""),
+        ("KEY_TILES", problem.key_tiles, "of all segments"),
         ("SEGMENT_KEYS", tuple(segment.keys for segment in problem.segments), "keys of each segment"),
         ("FIRST_TILES", problem.first_tiles, "first key tile of each segment"),
     ]
@@ -59,7 +59,7 @@ def plan_text(problem: PrefillProblem, schedule: PrefillSchedule, pauses: bool) 
     text.add("\n")
     _bring(text, problem, schedule)
     text.add("\n")
-    _plan(text, schedule.added - 1 if pauses else 0)
+    _plan(text, schedule.added - 1 if pauses else 0, schedule.resident(problem))
     return str(text)
 
 
@@ -158,7 +158,7 @@ def _bring(text: SourceText, problem: PrefillProblem, schedule: PrefillSchedule)
         text.add("return runs, oldest")
 
 
-def _plan(text: SourceText, pauses: int) -> None:
+def _plan(text: SourceText, pauses: int, resident: bool) -> None:
     with text.block("def plan():"):
         text.add('''
             """Steps (a block of keys for one head of one query tile), loads of key tiles, loads of query tiles."""
@@ -173,33 +173,36 @@ def _plan(text: SourceText, pauses: int) -> None:
                 with text.block(f"for _ in range({pauses} if unit > 0 else 0):"):
                     text.add('steps.append({"banks": [], "opens": False, "needs": len(loads), "oldest": len(loads)})')
             text.add("number = [-1] * KEY_TILES")
-            with text.block("for head in range(g * GROUP, (g + TOGETHER) * GROUP, HEADS):"):
-                with text.block("for i0 in range(0, QUERY_TILES, SHARED):"):
-                    text.add("""
-                        shared = range(i0, min(i0 + SHARED, QUERY_TILES))
-                        seen = []
-                        blocks = 0
-                        for i in shared:
-                            tiles.append((b, i * P, min(ROWS, i * P + P), head))
-                            seen.append(visits(i))
-                            blocks = max(blocks, -(-len(seen[-1]) // BLOCK_BANKS))
+            heads = text.block("for head in range(g * GROUP, (g + TOGETHER) * GROUP, HEADS):")
+            with heads, text.block("for i0 in range(0, QUERY_TILES, SHARED):"):
+                text.add("""
+                    shared = range(i0, min(i0 + SHARED, QUERY_TILES))
+                    seen = []
+                    blocks = 0
+                    for i in shared:
+                        tiles.append((b, i * P, min(ROWS, i * P + P), head))
+                        seen.append(visits(i))
+                        blocks = max(blocks, -(-len(seen[-1]) // BLOCK_BANKS))
+                """)
+                with text.block("for p in range(blocks):"), text.block("for i in shared:"):
+                    equal = "-(-len(banks) // -(-len(banks) // BLOCK_BANKS))  # blocks of about one size"
+                    text.add(f"""
+                        banks = seen[i - i0]
+                        size = {equal if resident else "BLOCK_BANKS  # the same keys for all query tiles"}
                     """)
-                    with text.block("for p in range(blocks):"), text.block("for i in shared:"):
-                        text.add("""
-                            banks = seen[i - i0]
-                            size = -(-len(banks) // -(-len(banks) // BLOCK_BANKS))  # blocks of about one size
-                            block = banks[p * size : (p + 1) * size]
-                            runs, oldest = bring(b, g, block, number, loads)
-                            for h in range(HEADS if len(block) > 0 else 0):
-                                step = {"banks": block, "runs": runs, "kv": (head + h) // GROUP - g}
-                                step["unit"] = unit + (i - i0) * HEADS + h
-                                step["needs"] = len(loads)
-                                step["oldest"] = oldest
-                                step["opens"] = p == 0
-                                step["closes"] = (p + 1) * size >= len(banks)
-                                steps.append(step)
-                        """)
-                    text.add("unit += len(shared) * HEADS")
+                    text.add("""
+                        block = banks[p * size : (p + 1) * size]
+                        runs, oldest = bring(b, g, block, number, loads)
+                        for h in range(HEADS if len(block) > 0 else 0):
+                            step = {"banks": block, "runs": runs, "kv": (head + h) // GROUP - g}
+                            step["unit"] = unit + (i - i0) * HEADS + h
+                            step["needs"] = len(loads)
+                            step["oldest"] = oldest
+                            step["opens"] = p == 0
+                            step["closes"] = (p + 1) * size >= len(banks)
+                            steps.append(step)
+                    """)
+                text.add("unit += len(shared) * HEADS")
         text.add("""
             for _ in range(ADDED):  # also what steps[n - ADDED] is in the beginning
                 steps.append({"banks": [], "opens": False, "needs": len(loads), "oldest": len(loads)})

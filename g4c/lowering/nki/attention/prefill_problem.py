@@ -1,8 +1,7 @@
 """What a prefill attention kernel computes: shapes, segments of keys, masks; nothing that is a choice.
 
-In: a tiled attention op, or the shapes themselves. Out: `PrefillProblem`, and the visits of its query tiles.
-Invariant: `visits` leaves out only keys that no query of the tile can see, whatever the positions are at run time; it is
-also part of every kernel's source, so it is plain Python of constants.
+In: a tiled attention op, or the shapes themselves. Out: a `PrefillProblem`.
+Invariant: equal problems have equal kernels, whatever the schedule of the op was.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from g4c.ir.types import DType, TensorType
 
 P = 128  # partitions: rows of a query tile, keys of a key tile, head dims of a contraction
 BANK = 512  # f32 per partition in a PSUM bank
+STAGED = 2048  # keys whose held positions are masked at once
 KINDS = ("past", "chunk", "mixed")
 
 
@@ -34,9 +34,9 @@ class Segment:
 class PrefillProblem:
     """y [batch, rows, heads, head_dim] = attention of q over the segments, all of `dtype` (bf16 or f32).
 
-    `window` 0: none. `causal` False: every query sees every key that is no padding (vision). `block_span`: image blocks,
-    whose rows see each other in both directions, are at most so many rows long; 0: there are none. With blocks there is
-    one more operand, [batch, rows] s32: the block of each row, -1 for text and padding.
+    `window` 0: none. `causal` False: every query sees every key that is no padding (vision). `block_span`: image
+    blocks, whose rows see each other in both directions, are at most so many rows long; 0: there are none. With blocks
+    there is one more operand, [batch, rows] s32: the block of each row, -1 for text and padding.
     """
 
     batch: int
@@ -121,9 +121,26 @@ class PrefillProblem:
         return min(before, (self.query_tiles - 1) * P)
 
     @property
+    def most_banks(self) -> int:
+        """Of scores that a query tile has, at most."""
+        banks = 0
+        for segment in self.segments:
+            keys = segment.keys
+            if segment.kind == "chunk" and self.causal and self.window and not self.block_span:
+                keys = min(keys, self.band + P)
+            banks += -(-keys // BANK)
+        return banks + (self.block_span > 0)
+
+    @property
     def reach(self) -> int:
         """Keys from the first row of a query tile on that its rows may see, where there are image blocks."""
         return min(self.rows, P + -(-(self.block_span - 1) // P) * P)
+
+    @property
+    def staged(self) -> int:
+        """Keys whose held positions are on all partitions at once; 0: no mask needs them."""
+        counts = [s.keys for s in self.segments if self.by_query(s) or self.by_batch(s)]
+        return min(STAGED, max(counts, default=0))
 
     def mask_columns(self, index: int) -> int:
         """Keys of the segments before `index` that are masked in the same way, by query or by batch."""

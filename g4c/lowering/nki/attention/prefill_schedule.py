@@ -1,6 +1,6 @@
 """The choices of a prefill attention kernel, and the tiles that they take in SBUF and PSUM.
 
-In: a problem and a generation. Out: schedules that fit, best guess first; the buffers of one.
+In: a problem and its choices. Out: the buffers.
 Invariant: a kernel allocates exactly its `buffers`, once, at the start; so their sum is what it needs.
 """
 
@@ -8,13 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from g4c.errors import G4cError
 from g4c.lowering.nki.attention.prefill_problem import BANK, P, PrefillProblem
-from g4c.lowering.nki.simulator.generation import V2, V3, V4
 
-EFFICIENT = 4096  # bytes of a row that DMA moves at full speed
-STAGED = 2048  # keys whose held positions are masked at once
-_GENERATIONS = {2: V2, 3: V3, 4: V4}
 _ITEMSIZE = {"float32": 4, "bfloat16": 2, "int32": 4, "uint8": 1}
 
 
@@ -151,8 +146,8 @@ def _of_masks(problem: PrefillProblem, schedule: PrefillSchedule) -> list[Buffer
     by_batch = sum(segment.keys for segment in problem.segments if problem.by_batch(segment))
     if problem.causal and "chunk" in [segment.kind for segment in problem.segments]:
         found.append(Buffer("band", (P, problem.band + P), "uint8", comment="causality and window, by row indices"))
-    if by_query or by_batch:
-        found.append(Buffer("held", (P, min(STAGED, max(by_query, by_batch))), "int32", comment="positions of keys"))
+    if problem.staged:
+        found.append(Buffer("held", (P, problem.staged), "int32", comment="positions of keys"))
     if by_batch:
         found.append(Buffer("seen_by_batch", (P, by_batch), "uint8", 2, comment="keys that a sequence sees"))
     if by_query or problem.block_span:
@@ -173,40 +168,3 @@ def _of_masks(problem: PrefillProblem, schedule: PrefillSchedule) -> list[Buffer
 def sbuf_bytes(problem: PrefillProblem, schedule: PrefillSchedule, blocks: bool = True) -> int:
     """Per partition."""
     return sum(buffer.bytes for buffer in buffers(problem, schedule, blocks) if buffer.memory == "sbuf")
-
-
-def schedules(problem: PrefillProblem, generation: int) -> tuple[PrefillSchedule, ...]:
-    """Those that fit the SBUF of a generation (2, 3, 4), best guess first. G4C-K040 where none does."""
-    limit = _GENERATIONS[generation].sbuf_usable
-    found = [schedule for schedule in _candidates(problem) if sbuf_bytes(problem, schedule) <= limit]
-    if not found:
-        smallest = min(sbuf_bytes(problem, schedule) for schedule in _candidates(problem))
-        raise G4cError(
-            "G4C-K040",
-            f"no schedule fits: {problem.name} needs {smallest} bytes per partition of SBUF at least, "
-            f"NeuronCore-v{generation} has {limit}",
-            help="use a shorter chunk, or a shorter cache",
-        )
-    return tuple(found)
-
-
-def _candidates(problem: PrefillProblem) -> list[PrefillSchedule]:
-    """All keys in SBUF, with room for the next KV head's if possible; else passes over the keys, block by block."""
-    tiles, found = problem.key_tiles, []
-    for kv_heads in _row_counts(problem.kv_heads, problem.head_dim * problem.itemsize):
-        heads = _row_counts(kv_heads * problem.group, problem.head_dim * problem.itemsize)[0]
-        many = problem.batch * problem.kv_heads > kv_heads
-        for spare in (tiles, min(tiles, 20), 0) if many else (0,):
-            found.append(PrefillSchedule(kv_heads, heads, 1, tiles + spare))
-    heads = _row_counts(problem.group, problem.head_dim * problem.itemsize)
-    for slots in (64, 48, 40):
-        for query_tiles in (4, 2, 1):
-            found += [PrefillSchedule(1, count, query_tiles, slots) for count in heads if slots < tiles]
-    return list(dict.fromkeys(found))
-
-
-def _row_counts(heads: int, head_bytes: int) -> list[int]:
-    """Divisors of `heads`, that which makes rows of EFFICIENT bytes first, then smaller ones."""
-    divisors = [count for count in range(1, heads + 1) if heads % count == 0]
-    enough = [count for count in divisors if count * head_bytes >= EFFICIENT][:1]
-    return sorted({count for count in divisors if not enough or count <= enough[0]}, reverse=True)
