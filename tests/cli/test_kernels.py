@@ -173,4 +173,4 @@ def test_kernels_after_a_pipeline_of_ones_own(root: Path) -> None:
         assert compiled(root, "own", "--kernels", "all", "--pipeline", pipeline, "-q") == 0
         bundle = open_bundle(root / "own")
         assert bundle.manifest["pipeline"] == "canonicalize,precompute-rope,tile-contractions,outline-kernels"
-        assert all(calls(program.file) == 2 for program in bundle.programs.values())
+        assert all(calls(program.file) > 2 for program in bundle.programs.values()), "attention and products"
