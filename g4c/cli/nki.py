@@ -137,7 +137,7 @@ def _show_source(options: argparse.Namespace) -> int:
     reporter = _reporter(options)
     found = _named(options.kernel, options, reporter)
     assert found.choice is not None
-    _show(reporter, found.choice.artifact.source.rstrip("\n"), "source", text=found.choice.artifact.source)
+    _show(reporter, found.choice.artifact.source.rstrip("\n"), "source", source=found.choice.artifact.source)
     return 0
 
 

@@ -101,7 +101,8 @@ def variant_kernels(wanted: Wanted, reporter: Reporter) -> list[VariantKernel]:
 
 
 def outlined(wanted: Wanted) -> Module:
-    """The programs with their kernels outlined. Refusals: those of config, trace and passes."""
+    """The programs with their kernels outlined. Refusals: those of a compile with these options."""
+    from g4c.compile_options import CompileOptions
     from g4c.frontend.config import load_model_config
     from g4c.frontend.torch_cache import without_cache_directory
     from g4c.passes.manager import PipelineOptions, run_pipeline
@@ -111,18 +112,12 @@ def outlined(wanted: Wanted) -> Module:
     config = load_model_config(wanted.model)
     if wanted.tp > 1:
         config = _shard(config, wanted.tp)
-    longest = max((wanted.max_context, *wanted.buckets))
-    if longest > config.max_positions:
-        raise G4cError(
-            "G4C-C006", f"{longest} positions exceed the model's {config.max_positions}", where=config.source
-        )
+    shapes: dict[str, Any] = {"batch": wanted.batch, "max_context": wanted.max_context, "buckets": wanted.buckets}
+    CompileOptions(wanted.model, Path("kernels"), **shapes, target=wanted.target).check(config)
     with without_cache_directory():
         from g4c.frontend.trace import TraceOptions, trace_programs
 
-        options = TraceOptions(
-            batch=wanted.batch, max_context=wanted.max_context, buckets=wanted.buckets, dtype=wanted.dtype
-        )
-        module = trace_programs(config, options)
+        module = trace_programs(config, TraceOptions(**shapes, dtype=wanted.dtype))
     pipeline = parse_pipeline(f"{TILED_PIPELINE},outline-kernels")
     run_pipeline(module, pipeline, PipelineOptions(verify_each=False, repro_dir=None))
     return module
