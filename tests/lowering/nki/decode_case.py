@@ -23,9 +23,9 @@ class Case:
     @property
     def keys(self) -> list[Keys]:
         """Positions of the chunk are those of the queries."""
-        kinds = [segment.kind for segment in self.problem.segments]
-        held = [self.operands.get(f"{kind}_held", self.operands["positions"]) for kind in kinds]
-        pairs = [(self.operands[f"{kind}_keys"], self.operands[f"{kind}_values"]) for kind in kinds]
+        names = list(self.problem.labels)
+        held = [self.operands.get(f"{name}_held", self.operands["positions"]) for name in names]
+        pairs = [(self.operands[f"{name}_keys"], self.operands[f"{name}_values"]) for name in names]
         return [Keys(k, v, at) for (k, v), at in zip(pairs, held, strict=True)]
 
     def reference(self) -> np.ndarray:
@@ -57,7 +57,7 @@ def make(problem: DecodeProblem, starts: list[tuple[int, int]], seed: int = 0) -
     q = normal(p.batch, p.rows, p.heads, p.head_dim) * (2.0 / p.head_dim**0.5 / p.scale)
     positions = np.stack([chunk_positions(start, p.rows, p.rows - count) for start, count in starts])
     operands = {"q": q.astype(dtype)}
-    for segment in p.segments:
+    for name, segment in p.labels.items():
         shape = (p.batch, segment.keys, p.kv_heads, p.head_dim)
         k, v = normal(*shape), normal(*shape)
         if segment.kind == "past":
@@ -74,9 +74,9 @@ def make(problem: DecodeProblem, starts: list[tuple[int, int]], seed: int = 0) -
         else:
             held = positions
         k[held < 0], v[held < 0] = 40.0, 1000.0
-        operands[f"{segment.kind}_keys"], operands[f"{segment.kind}_values"] = k.astype(dtype), v.astype(dtype)
+        operands[f"{name}_keys"], operands[f"{name}_values"] = k.astype(dtype), v.astype(dtype)
         if segment.kind != "chunk":
-            operands[f"{segment.kind}_held"] = held.astype(np.int32)
+            operands[f"{name}_held"] = held.astype(np.int32)
     operands["positions"] = positions.astype(np.int32)
     return Case(p, operands)
 

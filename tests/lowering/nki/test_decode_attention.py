@@ -135,10 +135,10 @@ def test_a_layer_that_reads_its_donors_cache() -> None:
 
 
 @pytest.mark.parametrize("window", [0, 200])
-@pytest.mark.parametrize("past", [384, 0])
-def test_one_row_over_a_whole_chunk(past: int, window: int) -> None:
+@pytest.mark.parametrize("others", [["past"], ["mixed"], []])
+def test_one_row_over_a_whole_chunk(others: list[str], window: int) -> None:
     """A pruned prefill layer: keys in any order, some ahead of the row, some behind its window; one sequence idle."""
-    segments = ((Segment("past", past),) if past else ()) + (Segment("mixed", 257),)
+    segments = (*(Segment(kind, 384) for kind in others), Segment("mixed", 257))
     shape = DecodeProblem(3, 1, 8, 2, 256, segments, window, dtype=DType.F32)
     check(make(shape, [(300, 1), (0, 0), (90, 1)]))
 

@@ -124,6 +124,7 @@ def test_operands_and_aliases() -> None:
 REFUSED = {
     "divide": {"heads": 9},
     "head_dim 200": {"head_dim": 200},
+    "one past and one chunk": {"segments": (Segment("past", 8), Segment("past", 8), Segment("chunk", 5))},
     "more than 512": {"head_dim": 640},
     "no keys in HBM": {"segments": (Segment("chunk", 5),), "update": False},
     "a chunk of 4 keys": {"segments": (Segment("past", 8), Segment("chunk", 4))},

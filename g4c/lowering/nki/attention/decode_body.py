@@ -27,7 +27,7 @@ def write_body(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedul
 
 def _start(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedule) -> None:
     """The list of loads; what is loaded first, each as it is needed."""
-    p, stored, dtype = problem, [segment.kind for segment in problem.stored], NL[problem.dtype]
+    p, stored, dtype = problem, [name for name in problem.labels if name != "chunk"], NL[problem.dtype]
     text.add("""
         # Blocks of a sequence's keys: (segment, first key, keys between partitions, partitions, columns, first column).
         # Each partition has consecutive keys: masks go by position, so their order is free.
@@ -45,7 +45,7 @@ def _start(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedule) -
         if segment.tail:
             text.add(f"blocks.append(({number}, 128 * {segment.columns}, 1, {segment.tail}, 1, {column}))")
             column += 1
-    keys, values = (tuple_of(f"{kind}_{what}" for kind in stored) for what in ("keys", "values"))
+    keys, values = (tuple_of(f"{name}_{what}" for name in stored) for what in ("keys", "values"))
     lengths = tuple_of(str(segment.keys) for segment in p.stored)
     text.add(f"""
 
@@ -71,7 +71,7 @@ def _start(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedule) -
         nisa.memset(dst=ones, value=1.0)
         query_rows = load_queries(q)
         fetch(transfers, 0, pool)
-        wanted, held = load_positions(positions, {", ".join(f"{kind}_held" for kind in stored)})
+        wanted, held = load_positions(positions, {", ".join(f"{name}_held" for name in stored)})
     """)
     if p.dtype is not DType.F32:
         text.add(f"""

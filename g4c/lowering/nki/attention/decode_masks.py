@@ -15,7 +15,8 @@ from g4c.lowering.nki.source_text import SourceText
 def write_masks(problem: DecodeProblem) -> str:
     """The function that loads positions and says which stored keys a row does not see."""
     p, text, column = problem, SourceText(), 0
-    held = ", ".join(f"{segment.kind}_held" for segment in p.stored)
+    stored = {name: segment for name, segment in p.labels.items() if name != "chunk"}
+    held = ", ".join(f"{name}_held" for name in stored)
     mixed: list[tuple[int, int]] = []
     with text.block(f"def load_positions(positions, {held}):"):
         text.add('''
@@ -25,18 +26,18 @@ def write_masks(problem: DecodeProblem) -> str:
             nisa.dma_copy(dst=wanted, src=positions.ap([[rows, 1], [1, rows]]))
             held = nl.ndarray((128, BATCH, MASK_COLUMNS), dtype=nl.int32, buffer=nl.sbuf)
         ''')
-        for segment in p.stored:
-            name, count, first = f"{segment.kind}_held", segment.columns, column
+        for name, segment in stored.items():
+            count, first = segment.columns, column
             if count:
                 text.add(f"""
-                    keys = {name}.ap([[{count}, 128], [{segment.keys}, BATCH], [1, {count}]])
+                    keys = {name}_held.ap([[{count}, 128], [{segment.keys}, BATCH], [1, {count}]])
                     nisa.dma_copy(dst=held[:, :, {column}:{column + count}], src=keys)
                 """)
                 column += count
             if segment.tail:
                 text.add(f"""
                     nisa.memset(dst=held[:, :, {column}], value=-1)
-                    keys = {name}.ap([[1, {segment.tail}], [{segment.keys}, BATCH], [1, 1]], offset={128 * count})
+                    keys = {name}_held.ap([[1, {segment.tail}], [{segment.keys}, BATCH], [1, 1]], offset={128 * count})
                     nisa.dma_copy(dst=held[:{segment.tail}, :, {column}], src=keys)
                 """)
                 column += 1

@@ -59,7 +59,8 @@ class DecodeProblem:
             (self.heads % self.kv_heads == 0, f"{self.heads} heads do not divide over {self.kv_heads} KV heads"),
             (self.head_dim <= PARTITIONS or self.head_dim % PARTITIONS == 0, f"head_dim {self.head_dim}"),
             (self.head_dim <= 512, f"head_dim {self.head_dim} is more than 512"),
-            (len(set(kinds)) == len(kinds) and set(kinds) <= {"chunk", *STORED}, f"segments {kinds}"),
+            (set(kinds) <= {"chunk", *STORED}, f"segments {kinds}"),
+            (max(kinds.count("chunk"), kinds.count("past")) <= 1, f"segments {kinds}: one past and one chunk"),
             (any(kind in STORED for kind in kinds), "no keys in HBM: this is prefill of a first chunk"),
             ("chunk" not in kinds or self.chunk == self.rows, f"a chunk of {self.chunk} keys, {self.rows} rows"),
             (not self.update or {"past", "chunk"} <= set(kinds), "an update writes the chunk into the past"),
@@ -86,6 +87,15 @@ class DecodeProblem:
     @property
     def stored(self) -> tuple[Segment, ...]:
         return tuple(segment for segment in self.segments if segment.kind in STORED)
+
+    @property
+    def labels(self) -> dict[str, Segment]:
+        """Segments by the names of their operands: the kind, with a number where it is not the only one."""
+        kinds, found = [segment.kind for segment in self.segments], {}
+        for n, segment in enumerate(self.segments):
+            several = kinds.count(segment.kind) > 1
+            found[segment.kind + (str(kinds[:n].count(segment.kind)) if several else "")] = segment
+        return found
 
     @property
     def group(self) -> int:
@@ -141,10 +151,10 @@ def operands(problem: DecodeProblem) -> tuple[tuple[str, TensorType], ...]:
     """q, per segment keys, values and, unless it is the chunk, held positions; positions."""
     shape = (problem.batch, problem.rows, problem.heads, problem.head_dim)
     result = [("q", TensorType(shape, problem.dtype))]
-    for segment in problem.segments:
+    for label, segment in problem.labels.items():
         keys = TensorType((problem.batch, segment.keys, problem.kv_heads, problem.head_dim), problem.dtype)
-        result += [(f"{segment.kind}_keys", keys), (f"{segment.kind}_values", keys)]
+        result += [(f"{label}_keys", keys), (f"{label}_values", keys)]
         if segment.kind != "chunk":
-            result.append((f"{segment.kind}_held", TensorType((problem.batch, segment.keys), DType.S32)))
+            result.append((f"{label}_held", TensorType((problem.batch, segment.keys), DType.S32)))
     result.append(("positions", TensorType((problem.batch, problem.rows), DType.S32)))
     return tuple(result)
