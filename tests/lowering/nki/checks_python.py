@@ -153,20 +153,6 @@ CASES = [
     ),
     Case(
         "G4C-K001",
-        "a kernel that calls a kernel",
-        "callees are plain functions",
-        """
-          def kernel(x):
-              rows(x)  # !
-
-
-        - @nki.jit
-          def rows(x):
-              filled((1, 1))
-        """,
-    ),
-    Case(
-        "G4C-K001",
         "a class that is no NKIObject",
         "classes derive from nl.NKIObject",
         """

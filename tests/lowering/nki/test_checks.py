@@ -19,7 +19,15 @@ from check_case import HEADER, Case
 
 from g4c.errors import G4cError
 from g4c.errors.nki import CATALOGUE
-from g4c.lowering.nki.simulator import Kernel, SimulationError, install, installed, program, uninstall
+from g4c.lowering.nki.simulator import (
+    Kernel,
+    SimulationError,
+    SimulationWarning,
+    install,
+    installed,
+    program,
+    uninstall,
+)
 from g4c.lowering.nki.simulator.source import load
 
 TABLES = (
@@ -118,3 +126,19 @@ def test_launches(says: str, wrong: Callable[[Kernel], object], right: Callable[
     assert says in f"{caught.value.message}; {caught.value.help}"
     assert caught.value.site is not None
     assert caught.value.site.path == __file__
+
+
+CALLS = f"""{HEADER}def inner(x):
+    filled((1, 1))
+
+
+@nki.jit
+def kernel(x):
+    inner(x)
+"""
+
+
+def test_a_kernel_that_calls_a_kernel_warns() -> None:
+    """NKI's migration guide wants the decorator removed, but its library has such kernels: they run."""
+    with pytest.warns(SimulationWarning, match="inner is decorated with @nki.jit and called by a kernel"):
+        load(CALLS, "kernel").specialize("trn2")(X)

@@ -126,6 +126,21 @@ def test_gpsimd_exchanges_are_limited(elements: int, fits: bool) -> None:
         simulate(kernel, target="trn2")[2]()
 
 
+def test_what_both_have_written_alike_each_may_read() -> None:
+    """No barrier is needed for values that a program has written itself."""
+
+    @jit
+    def kernel(x: Any) -> Any:
+        me = nl.program_id(0)
+        board = nl.ndarray((1, 32), dtype=nl.float32, buffer=nl.shared_hbm)
+        out = nl.ndarray((2, 32), dtype=nl.float32, buffer=nl.shared_hbm)
+        nisa.dma_copy(dst=board, src=x[0:1, :])
+        nisa.dma_copy(dst=out[me : me + 1, :], src=board)
+        return out
+
+    np.testing.assert_array_equal(simulate(kernel, target="trn2")[2](X), X[[0, 0]])
+
+
 def test_the_first_error_of_either_program_is_reported() -> None:
     @jit
     def kernel() -> None:

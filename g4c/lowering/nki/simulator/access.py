@@ -123,7 +123,7 @@ def refuse_leftovers(program: Program, found: Leftovers, why: str = "") -> None:
 
 def check_order(program: Program, tensor: NkiTensor) -> None:
     """Refuse to read what the other program of a pair wrote since the last barrier."""
-    foreign = marks_of(tensor, tensor.storage.writers, 1) == 2 - program.number  # 1: program 0, 2: program 1
+    foreign = marks_of(tensor, tensor.storage.writers, 1) == 2 - program.number  # bit 0: program 0, bit 1: program 1
     if foreign.any():
         program.refuse(
             "G4C-K029",
@@ -156,7 +156,10 @@ def write(
     storage = tensor.storage
     _keep_pace(program, storage)
     target = array_of(tensor)
-    target[...] = values if values.shape == tensor.shape else values.reshape(tensor.shape)
+    values = values if values.shape == tensor.shape else values.reshape(tensor.shape)
+    if storage.writers is not None:
+        _sign(program, marks_of(tensor, storage.writers, 1), target, values)
+    target[...] = values
     if storage.life is not None:
         storage.life.touch(tensor.first_row, tensor.shape[0], program.instructions, load)
     if defined is not None:
@@ -171,8 +174,14 @@ def write(
             marks_of(tensor, storage.mark_array(tensor.itemsize), storage.unit)[...] = mark
     if storage.neighbors:
         storage.written_through(tensor.box())
-    if storage.writers is not None:
-        marks_of(tensor, storage.writers, 1)[...] = program.number + 1
+
+
+def _sign(program: Program, writers: np.ndarray, held: np.ndarray, values: np.ndarray) -> None:
+    """Note who writes `values` over `held`: this program, or both where the other has written the same."""
+    bits = np.dtype(f"u{held.itemsize}")
+    same = held.view(bits) == np.asarray(values, held.dtype).view(bits)
+    same = same if writers.ndim == same.ndim else same[..., None]
+    writers[...] = np.where(same, writers, 0) | np.uint8(program.number + 1)
 
 
 def _keep_pace(program: Program, storage: Storage) -> None:
@@ -224,15 +233,19 @@ def scatter(
     storage, itemsize = tensor.storage, tensor.itemsize
     _keep_pace(program, storage)
     data = storage.data[storage.base : storage.base + storage.row_bytes].view(dtypes.NUMPY[tensor.dtype])
-    selectable_rows(tensor, data, itemsize)[indices] = values[..., None]
+    rows = selectable_rows(tensor, data, itemsize)
+    if storage.writers is not None:
+        table = selectable_rows(tensor, storage.writers, 1)
+        writers = table[indices]
+        _sign(program, writers, rows[indices][..., 0], values)
+        table[indices] = writers
+    rows[indices] = values[..., None]
     if defined is not None:
         chosen = np.where(defined, WRITTEN, LEFTOVER).astype(np.uint8)[..., None]
         selectable_rows(tensor, storage.mark_array(itemsize), storage.unit)[indices] = chosen
         storage.leftovers = source
     elif storage.uniform != WRITTEN:
         selectable_rows(tensor, storage.mark_array(itemsize), storage.unit)[indices] = WRITTEN
-    if storage.writers is not None:
-        selectable_rows(tensor, storage.writers, 1)[indices] = program.number + 1
 
 
 def fill_with_sentinels(storage: Storage) -> None:

@@ -8,11 +8,11 @@ from g4c.lowering.nki.simulator.objects import NKIObject
 
 
 def member(kind: type[Enum], value: object) -> Enum | None:
-    """`value` as a member of `kind`; numbers are taken for members, as kernels of NKI 0.3 pass them."""
+    """`value` as a member of `kind`; the values of members are taken too, as AWS's kernels pass some."""
     if isinstance(value, kind):
         return value
     try:
-        return kind(value) if type(value) is int else None
+        return kind(value) if type(value) in (int, str) else None
     except ValueError:
         return None
 

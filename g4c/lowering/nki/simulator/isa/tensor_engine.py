@@ -9,7 +9,7 @@ import numpy as np
 from g4c.lowering.nki.simulator import access, dtypes
 from g4c.lowering.nki.simulator.addressing import array_of, marks_of
 from g4c.lowering.nki.simulator.diagnostics import error, warn
-from g4c.lowering.nki.simulator.enums import Engine, MatmulPerfMode
+from g4c.lowering.nki.simulator.enums import Engine, MatmulPerfMode, member
 from g4c.lowering.nki.simulator.generation import PSUM_BANK_BYTES
 from g4c.lowering.nki.simulator.instruction import TENSOR, VECTOR, Step
 from g4c.lowering.nki.simulator.memory import ACCUMULATED, LEFTOVER, UNWRITTEN, WRITTEN, MemoryRegion
@@ -57,11 +57,6 @@ def nc_matmul(
     )
 
 
-def _whole(defined: np.ndarray | None, rows: int, columns: int) -> np.ndarray:
-    """Which columns of an operand are defined over the whole contraction."""
-    return np.ones(columns, bool) if defined is None else defined.reshape(-1, columns).all(axis=0)
-
-
 def _whole(defined: np.ndarray | None, columns: int) -> np.ndarray:
     """Which columns of an operand are defined over the whole contraction."""
     return np.ones(columns, bool) if defined is None else defined.reshape(-1, columns).all(axis=0)
@@ -93,9 +88,10 @@ def check_bank(step: Step, dst: NkiTensor) -> None:
 
 
 def _is_double_row(step: Step, perf_mode: Any) -> bool:
-    if not isinstance(perf_mode, MatmulPerfMode):
+    mode = member(MatmulPerfMode, perf_mode)
+    if mode is None:
         raise error("G4C-K002", f"nisa.nc_matmul: perf_mode={perf_mode!r}", "a member of nisa.matmul_perf_mode")
-    if perf_mode is MatmulPerfMode.none:
+    if mode is MatmulPerfMode.none:
         return False
     step.requires_generation(3, "double_row")
     for parameter in ("stationary", "moving"):
