@@ -18,7 +18,7 @@ from g4c.passes.manager import PipelineOptions, run_pipeline
 from g4c.passes.pipeline import parse_pipeline
 from g4c.passes.pipelines import TILED_PIPELINE
 
-# Layers as E2B has them: sliding ones of d 256, full ones of d 512, the last ones with a donor's cache; 8 heads, 1 KV head.
+# Layers as E2B has them: sliding ones of d 256, full ones of d 512, the last with a donor's cache; 8 heads, 1 KV head.
 E2B = GemmaLike(pattern="SSFSSFSF", shared=3, hidden=16, heads=8, mlp=16, context=160, window=96, buckets=(128,))
 
 
@@ -35,7 +35,8 @@ def operands(function: Function, position: int) -> dict[str, Array]:
     rng, made = np.random.default_rng(position), {}
     for param in function.params:
         kind = param.type
-        made[param.name] = rng.standard_normal(kind.shape).astype(kind.dtype.numpy)
+        spread = 2 * kind.shape[-1] ** -0.5 if param.name == "q" else 1.0  # for scores of a few units
+        made[param.name] = (rng.standard_normal(kind.shape) * spread).astype(kind.dtype.numpy)
         if param.name == "positions":
             made[param.name] = np.full(kind.shape, position, np.int32)
         if param.name.endswith("_held"):
