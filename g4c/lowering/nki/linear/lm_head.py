@@ -198,11 +198,11 @@ def _body(problem: HeadProblem, schedule: HeadSchedule) -> str:
     text.add("loads = 0")
     with text.block("for row in range(0, ROWS, 128):"):
         text.add("rows = min(128, ROWS - row)")
-        text.add("features = load_features(x_rows, row, rows)")
+        text.add("features = load_features(x_rows, row, rows, 0)")
         if problem.epsilon is not None:
             with text.block("if row == 0:"):
                 text.add("mean = averager(DEPTH)")
-                text.add("gain_features = load_vector(gain)")
+                text.add("gain_features = load_vector(gain, 32)")
             text.add(f"normed = nl.ndarray((128, {-(-problem.depth // 128)}, rows), dtype=x.dtype, buffer=nl.sbuf)")
             text.add("normalize(normed, features, DEPTH, rows, gain_features, EPSILON, mean)")
             text.add("features = normed")

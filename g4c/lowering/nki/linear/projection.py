@@ -19,7 +19,7 @@ from g4c.lowering.nki.source_text import SourceText
 
 _SUM_BANKS = 6  # of 8; transposes and norms use the others
 _MOST_SLOTS = 32
-_MOST_COLUMNS = 3072
+_FULL_SPEED = 2048  # columns: 4 KiB of bf16, contiguous in HBM
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,11 @@ def _forms(count: int) -> list[tuple[int, bool]]:
 
 
 def _columns(width: int, rows: int, stationary: bool) -> int:
-    """What fits the PSUM banks, in equal parts."""
-    most = min(_MOST_COLUMNS, 128 * _SUM_BANKS * (512 // rows)) if stationary else 512 * (_SUM_BANKS // -(-rows // 128))
+    """Equal parts that fit the PSUM banks, where it can be of `_FULL_SPEED` columns or more."""
+    most = 128 * _SUM_BANKS * (512 // rows) if stationary else 512 * (_SUM_BANKS // -(-rows // 128))
     parts = -(-width // most)
+    if width // parts >= 2 * _FULL_SPEED:
+        parts = width // _FULL_SPEED
     return width if parts == 1 else min(most, -(-width // parts // 256) * 256)
 
 
@@ -184,17 +186,17 @@ def _body(problem: ProjectionProblem, schedule: ProjectionSchedule, names: list[
     for name, columns in zip(names, problem.widths, strict=True):
         text.add(f"outputs.append(({name}.reshape((ROWS, {columns})), {start}))")
         start += columns
-    text.add("rows_of_x = load_rows(x_rows, 0, min(BLOCK, ROWS))  # before anything else")
+    text.add("rows_of_x = load_rows(x_rows, 0, min(BLOCK, ROWS), 0)  # before anything else")
     text.add("ring = make_ring(SLOTS, COLUMNS, x.dtype)")
     text.add(f"banks = make_banks({_SUM_BANKS})")
     if problem.epsilon is not None:
-        text.add("gain_of_features = load_vector(gain)")
+        text.add("gain_of_features = load_vector(gain, 32)")
         text.add("mean = averager(DEPTH)")
     text.add("loads = 0")
     with text.block("for row in range(0, ROWS, BLOCK):"):
         text.add("rows = min(BLOCK, ROWS - row)")
         with text.block("if row > 0:"):
-            text.add("rows_of_x = load_rows(x_rows, row, rows)")
+            text.add("rows_of_x = load_rows(x_rows, row, rows, 0)")
         text.add(f"features = nl.ndarray((128, {tiles}, rows), dtype=x.dtype, buffer=nl.sbuf)")
         text.add("rows_to_features(features, rows_of_x)")
         if problem.epsilon is not None:

@@ -20,8 +20,9 @@ from g4c.lowering.nki.source_text import SourceText
 
 _SUM_BANKS = 6  # of 8; transposes and norms use the others
 _MOST_SLOTS = 32
-_MOST_COLUMNS = 3072
+_COLUMNS = (2048, 3072)  # 4 KiB of bf16 and more, contiguous in HBM
 _LEAST_SLOTS = 3
+_GAINS = {"o_gain": 64, "mlp_gain_in": 96, "mlp_gain": 64, "per_layer_gain": 96}  # and the partition of each
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def schedules(problem: ResidualProblem, generation: int) -> tuple[ResidualSchedu
     sizes = sorted({min(rows, problem.count) for rows in (512, 384, 256, 128)}, reverse=True)
     for rows in sizes:
         most = 128 * _SUM_BANKS * (512 // rows)
-        for columns in {min(most, _widest(problem), n) for n in (1536, 2048, _MOST_COLUMNS)}:
+        for columns in sorted({min(most, _widest(problem), n) for n in _COLUMNS}):
             slots = min(_MOST_SLOTS, (usable - _resident_bytes(problem, rows)) // _slot_bytes(problem, columns))
             if slots >= _LEAST_SLOTS:
                 found.append(ResidualSchedule(rows, columns, slots))
@@ -214,18 +215,18 @@ def _body(problem: ResidualProblem, schedule: ResidualSchedule) -> str:
     text.add("loads = 0")
     with text.block("for row in range(0, ROWS, BLOCK):"):
         text.add("rows = min(BLOCK, ROWS - row)")
-        text.add("stream = load_features(hidden_rows, row, rows)")
+        text.add("stream = load_features(hidden_rows, row, rows, 0)")
         if problem.attention:
-            text.add("attention = load_features(attended_rows, row, rows)")
+            text.add("attention = load_features(attended_rows, row, rows, 32)")
         with text.block("if row == 0:"):
             text.add("mean = averager(WIDTH)")
-            for name in ("o_gain", "mlp_gain_in", "mlp_gain", "per_layer_gain"):
+            for name, place in _GAINS.items():
                 if name in dict(operands(problem)):
-                    text.add(f"{name}_features = load_vector({name})")
+                    text.add(f"{name}_features = load_vector({name}, {place})")
             if problem.scaled:
                 text.add("scale = load_scalar(scalar)")
         if problem.per_layer:
-            text.add("per_layer = load_features(per_layer_rows, row, rows)")
+            text.add("per_layer = load_features(per_layer_rows, row, rows, 0)")
         shared = "EPSILON, mean, ring, loads, banks, COLUMNS"
         if problem.attention:
             text.add()

@@ -1,8 +1,8 @@
 """What becomes of products: gated, normalized and added, stored as rows, or searched for the largest."""
 
-from g4c.lowering.nki.linear.device.normalization import add_squares, inverse_rms
+from g4c.lowering.nki.linear.device.normalization import add_mean, squares_of, times_gain, to_inverse_rms
 from g4c.lowering.nki.linear.device.streaming import multiply_to_features, multiply_to_rows
-from g4c.lowering.nki.linear.device.tiles import group_of, in_bank, per_feature, per_row, tile_groups
+from g4c.lowering.nki.linear.device.tiles import equal_parts, group_of, in_bank, per_row, tile_groups
 from g4c.lowering.nki.simulator import isa as nisa
 from g4c.lowering.nki.simulator import language as nl
 
@@ -21,6 +21,7 @@ def gated_gelu(target, weights, x, rows, ring, loads, banks, columns):
     gate and up are never in HBM: gelu takes gate from PSUM, the product takes up from there.
     """
     width = weights.shape[1] // 2
+    columns = equal_parts(width, columns)
     used = 0
     for first in range(0, width, columns):
         groups = tile_groups(first, min(columns, width - first), 512 // rows)
@@ -48,6 +49,7 @@ def gated_gelu(target, weights, x, rows, ring, loads, banks, columns):
 def gate_per_layer(target, weights, factor, x, rows, ring, loads, banks, columns):
     """target [128, tiles, rows] = gelu(weights^T x) * factor."""
     width = weights.shape[1]
+    columns = equal_parts(width, columns)
     used = 0
     for first in range(0, width, columns):
         groups = tile_groups(first, min(columns, width - first), 512 // rows)
@@ -68,31 +70,45 @@ def gate_per_layer(target, weights, factor, x, rows, ring, loads, banks, columns
 
 
 def project_and_add(hidden, weights, x, rows, gain, epsilon, mean, ring, loads, banks, columns):
-    """hidden += RMS norm of weights^T x, times gain; the sum is rounded. hidden [128, tiles, rows]."""
+    """hidden += RMS norm of weights^T x, times gain; the sum is rounded. hidden [128, tiles, rows].
+
+    The last columns' squares go to the mean at once; those before are added up by GpSimd, aside from the matmuls.
+    """
     width = weights.shape[1]
+    columns = equal_parts(width, columns)
     used = 0
+    bank = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.psum)
     total = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.sbuf)
     product = nl.ndarray((128, (width + 127) // 128, rows), dtype=nl.float32, buffer=nl.sbuf)
     for first in range(0, width, columns):
         groups = tile_groups(first, min(columns, width - first), 512 // rows)
         sums = take_banks(banks, used, len(groups))
+        used += len(groups)
         loads = multiply_to_features(sums, groups, weights, 0, width, x, rows, ring, loads)
+        last = first + columns >= width
+        if last and first > 0:
+            add_mean(bank, total, 128, rows, mean, True)
         for n in range(len(groups)):
             values = in_bank(sums[n], groups[n], rows)
-            add_squares(total, values, groups[n], rows, first + n == 0)
-            nisa.tensor_tensor(
-                dst=group_of(product, groups[n], rows),
-                data1=values,
-                data2=per_feature(gain, groups[n], rows),
-                op=nl.multiply,
-            )
-        used += len(groups)
-    scale = inverse_rms(total, mean, width, rows, epsilon)
+            squares = squares_of(values, groups[n], rows)
+            partitions = groups[n][2]
+            if last:
+                add_mean(bank, squares, partitions, rows, mean, first + n == 0)
+            elif first + n == 0:
+                nisa.tensor_copy(dst=total[:, :rows], src=squares[:, :rows], engine=nisa.engine.gpsimd)
+            else:
+                sum_of = total[:, :rows]
+                nisa.tensor_tensor(
+                    dst=sum_of, data1=sum_of, data2=squares[:, :rows], op=nl.add, engine=nisa.engine.gpsimd
+                )
+            times_gain(group_of(product, groups[n], rows), values, gain, groups[n], rows)
+    to_inverse_rms(bank, rows, epsilon)
+    adding = nisa.engine.gpsimd if rows > 256 else nisa.engine.vector
     for group in tile_groups(0, width, 512 // rows):
         values = group_of(product, group, rows)
-        nisa.tensor_tensor(dst=values, data1=values, data2=per_row(scale, group, rows), op=nl.multiply)
+        nisa.tensor_tensor(dst=values, data1=values, data2=per_row(bank, group, rows), op=nl.multiply)
         sums = group_of(hidden, group, rows)
-        nisa.tensor_tensor(dst=sums, data1=sums, data2=values, op=nl.add)
+        nisa.tensor_tensor(dst=sums, data1=sums, data2=values, op=nl.add, engine=adding)
     return loads
 
 

@@ -12,57 +12,55 @@ def averager(width):
     return tile
 
 
-def add_squares(total, source, group, rows, fresh):
-    """total[p, r] = (fresh) or += the squares of source [partitions, tiles, rows], added up over the tiles."""
+def squares_of(source, group, rows):
+    """[128, 512]: the squares of source [partitions, tiles, rows], added up over the tiles, per partition and row."""
     _, tiles, partitions = group
-    squares = total
-    if tiles > 1 or not fresh:
-        squares = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.sbuf)
+    squares = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.sbuf)
     nisa.activation(dst=in_bank(squares, group, rows), op=nl.square, data=source)
-    if tiles > 1:
-        along = squares.ap([[512, partitions], [1, rows], [rows, tiles]], offset=0)
-        squares = total
-        if not fresh:
-            squares = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.sbuf)
-        nisa.tensor_reduce(dst=squares[:partitions, :rows], op=nl.add, data=along, axis=2)
-    if not fresh:
-        sums = total[:partitions, :rows]
-        nisa.tensor_tensor(
-            dst=sums, data1=sums, data2=squares[:partitions, :rows], op=nl.add, engine=nisa.engine.gpsimd
-        )
+    if tiles == 1:
+        return squares
+    along = squares.ap([[512, partitions], [1, rows], [rows, tiles]], offset=0)
+    sums = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.sbuf)
+    nisa.tensor_reduce(dst=sums[:partitions, :rows], op=nl.add, data=along, axis=2)
+    return sums
 
 
-def inverse_rms(total, mean, width, rows, epsilon):
-    """[128, 512]: of every row (the mean of its squares + epsilon)^-0.5, on all partitions."""
-    partitions = min(128, width)
-    bank = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.psum)
-    nisa.nc_matmul(dst=bank[:, :rows], stationary=mean[:partitions, :], moving=total[:partitions, :rows])
-    scale = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.sbuf)
-    nisa.tensor_scalar(
-        dst=scale[:, :rows], data=bank[:, :rows], op0=nl.add, operand0=epsilon, op1=nl.power, operand1=-0.5
+def add_mean(bank, squares, partitions, rows, mean, fresh):
+    """bank[:, r], in PSUM, = (fresh) or += what squares [128, 512] add to the mean of a row, on all partitions."""
+    nisa.nc_matmul(
+        dst=bank[:, :rows], stationary=mean[:partitions, :], moving=squares[:partitions, :rows], accumulate=not fresh
     )
-    return scale
+
+
+def to_inverse_rms(bank, rows, epsilon):
+    """bank [128, 512] in PSUM: means of squares become (mean + epsilon)^-0.5, and stay there: they are read faster."""
+    values = bank[:, :rows]
+    nisa.tensor_scalar(dst=values, data=values, op0=nl.add, operand0=epsilon, op1=nl.power, operand1=-0.5)
+
+
+def times_gain(target, source, gain, group, rows):
+    """target = source * gain, one value per feature; a tile alone takes the Scalar Engine, which has less to do."""
+    tile, tiles, partitions = group
+    if tiles == 1:
+        nisa.activation(dst=target, op=nl.copy, data=source, scale=gain[:partitions, tile : tile + 1])
+    else:
+        nisa.tensor_tensor(dst=target, data1=source, data2=per_feature(gain, group, rows), op=nl.multiply)
 
 
 def normalize(target, source, width, rows, gain, epsilon, mean):
     """target = source * (mean of squares + epsilon)^-0.5 * gain, in fp32, rounded once; all [128, tiles, rows]."""
     groups = tile_groups(0, width, 512 // rows)
-    total = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.sbuf)
+    bank = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.psum)
     product = nl.ndarray((128, (width + 127) // 128, rows), dtype=nl.float32, buffer=nl.sbuf)
     for n in range(len(groups)):
         values = group_of(source, groups[n], rows)
-        add_squares(total, values, groups[n], rows, n == 0)
-        nisa.tensor_tensor(
-            dst=group_of(product, groups[n], rows),
-            data1=values,
-            data2=per_feature(gain, groups[n], rows),
-            op=nl.multiply,
-        )
-    scale = inverse_rms(total, mean, width, rows, epsilon)
+        add_mean(bank, squares_of(values, groups[n], rows), groups[n][2], rows, mean, n == 0)
+        times_gain(group_of(product, groups[n], rows), values, gain, groups[n], rows)
+    to_inverse_rms(bank, rows, epsilon)
     for group in groups:
         nisa.tensor_tensor(
             dst=group_of(target, group, rows),
             data1=group_of(product, group, rows),
-            data2=per_row(scale, group, rows),
+            data2=per_row(bank, group, rows),
             op=nl.multiply,
         )

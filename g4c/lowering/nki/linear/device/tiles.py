@@ -27,6 +27,14 @@ def tile_groups(first, width, together):
     return groups
 
 
+def equal_parts(width, most):
+    """The width of equal parts of at most `most`, but for the last; multiples of 256, or the whole."""
+    parts = (width + most - 1) // most
+    if parts == 1:
+        return width
+    return min(most, (width + 256 * parts - 1) // (256 * parts) * 256)
+
+
 def group_of(tensor, group, rows):
     """A group of a tensor [128, tiles, rows]."""
     tile, tiles, partitions = group

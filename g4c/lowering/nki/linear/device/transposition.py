@@ -15,17 +15,21 @@ def folds_of(rows, width):
     return folds
 
 
-def load_rows(source, first, rows):
-    """Rows of source [*, width] in SBUF: tiles [up to 128, line width], a row in one or several lines."""
+def load_rows(source, first, rows, place):
+    """Rows of source [*, width] in SBUF: tiles [up to 128, line width], a row in one or several lines.
+
+    `place`: partition where few lines start: 0, 32, 64 or 96. Small loads at different places have different engines.
+    """
     width = source.shape[1]
     folds = folds_of(rows, width)
     lines = source.reshape((source.shape[0] * folds, width // folds))
     tiles = []
     for start in range(folds * first, folds * (first + rows), 128):
         count = min(128, folds * (first + rows) - start)
-        tile = nl.ndarray((count, width // folds), dtype=source.dtype, buffer=nl.sbuf)
-        nisa.dma_copy(dst=tile, src=lines[start : start + count, :])
-        tiles.append(tile)
+        at = place if count <= 32 else 0
+        tile = nl.ndarray((at + count, width // folds), dtype=source.dtype, buffer=nl.sbuf)
+        nisa.dma_copy(dst=tile[at : at + count, :], src=lines[start : start + count, :])
+        tiles.append(tile[at : at + count, :])
     return tiles
 
 
@@ -54,10 +58,10 @@ def rows_to_features(target, tiles):
         start += count // folds
 
 
-def load_features(source, first, rows):
+def load_features(source, first, rows, place):
     """Rows of source [*, width] with their features on the partitions: [128, tiles, rows]."""
     target = nl.ndarray((128, (source.shape[1] + 127) // 128, rows), dtype=source.dtype, buffer=nl.sbuf)
-    rows_to_features(target, load_rows(source, first, rows))
+    rows_to_features(target, load_rows(source, first, rows, place))
     return target
 
 
@@ -103,13 +107,15 @@ def store_features(outputs, source, first, rows):
                 nisa.dma_copy(dst=target[row * each : (row + count) * each, :], src=part)
 
 
-def load_vector(source):
-    """source [width] in HBM as one fp32 value per feature: [128, tiles]."""
+def load_vector(source, place):
+    """source [width] in HBM as one fp32 value per feature: [128, tiles]. `place` as in load_rows."""
     width = source.shape[0]
     target = nl.ndarray((128, (width + 127) // 128), dtype=nl.float32, buffer=nl.sbuf)
     pairs = width // 256
     if pairs > 0:
-        lines = nl.ndarray((pairs, 256), dtype=source.dtype, buffer=nl.sbuf)
+        at = place if pairs <= 32 else 0
+        tile = nl.ndarray((at + pairs, 256), dtype=source.dtype, buffer=nl.sbuf)
+        lines = tile[at : at + pairs, :]
         nisa.dma_copy(dst=lines, src=source.ap([[256, pairs], [1, 256]], offset=0))
         for i in range(2):
             bank = nl.ndarray((128, pairs), dtype=source.dtype, buffer=nl.psum)

@@ -1,0 +1,139 @@
+"""Projection kernels against torch in double precision and the IR ops' references, and what their files say."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+import linear_oracle as oracle
+import numpy as np
+import pytest
+from linear_oracle import BF16, F32, TARGETS
+
+from g4c.errors import G4cError
+from g4c.lowering.nki.choose import compare
+from g4c.lowering.nki.linear import projection
+from g4c.lowering.nki.linear.kernel_file import generation_of
+from g4c.lowering.nki.linear.projection import ProjectionProblem, ProjectionSchedule
+from g4c.lowering.nki.simulator import source
+
+QKV = (2048, 256, 256)
+
+
+def check(problem: ProjectionProblem, schedule: ProjectionSchedule, generation: int = 3) -> None:
+    """In f32 the error of a few roundings; in bf16 at most that of the ops, each of which rounds its result."""
+    artifact = projection.emit(problem, schedule, generation)
+    results = oracle.run(artifact, generation)
+    assert [result.shape for result in results] == [(*problem.rows, width) for width in problem.widths]
+    found = np.concatenate(results, axis=-1)
+    expected = oracle.projection_by_torch(problem, artifact.inputs)
+    error = oracle.relative_error(found, expected)
+    if problem.dtype == F32:
+        assert error < 1e-6
+        return
+    function = oracle.projection_function(problem, artifact.inputs)
+    reference = np.concatenate(oracle.references(function), axis=-1)
+    assert error <= 1.01 * oracle.relative_error(reference, expected), "the same roundings, in another order of sums"
+
+
+@pytest.mark.parametrize("rows", [(1, 1), (3,), (64, 1)], ids=str)
+@pytest.mark.parametrize("widths", [QKV, (4096,)], ids=str)
+def test_decode_of_e2b(rows: tuple[int, ...], widths: tuple[int, ...]) -> None:
+    """Sliding layers with q, k and v; full layers that share keys: q alone. Both forms."""
+    problem = ProjectionProblem(rows, 1536, widths, BF16, 1e-6)
+    for schedule in projection.schedules(problem, 3):
+        check(problem, schedule)
+
+
+@pytest.mark.parametrize("generation", TARGETS)
+@pytest.mark.parametrize("dtype", [BF16, F32], ids=str)
+@pytest.mark.parametrize(
+    ("rows", "depth", "widths"),
+    [((2, 3), 300, (130, 520)), ((1,), 700, (70,)), ((129,), 256, (200, 40, 17)), ((64,), 100, (1000,))],
+    ids=str,
+)
+def test_tails(generation: int, dtype, rows: tuple[int, ...], depth: int, widths: tuple[int, ...]) -> None:
+    """Extents that no tile divides, in every generation's rules, with a norm and without."""
+    for epsilon in (None, 1e-6):
+        problem = ProjectionProblem(rows, depth, widths, dtype, epsilon)
+        for schedule in projection.schedules(problem, generation):
+            check(problem, schedule, generation)
+
+
+@pytest.mark.parametrize(("rows", "block"), [((1, 512), 512), ((2, 200), 256), ((700,), 384)], ids=str)
+def test_blocks_of_rows(rows: tuple[int, ...], block: int) -> None:
+    """Prefill: several tiles of rows share a pass over the weights, the last block is shorter."""
+    problem = ProjectionProblem(rows, 512, (640, 128), BF16, 1e-6)
+    (schedule,) = [found for found in projection.schedules(problem, 3) if found.rows == block]
+    check(problem, schedule)
+
+
+def test_more_columns_than_banks() -> None:
+    problem = ProjectionProblem((5,), 256, (3000, 3100), F32, 1e-6)
+    for schedule in projection.schedules(problem, 3):
+        assert schedule.columns < 6100
+        check(problem, schedule)
+
+
+def test_a_norm_of_large_and_small_rows() -> None:
+    """Rows far from variance 1, and zeros: epsilon decides."""
+    problem = ProjectionProblem((4,), 256, (128,), F32, 1e-6)
+    artifact = projection.emit(problem, projection.schedules(problem, 3)[0], 3)
+    x, gain, weight = (oracle.operand(*entry) for entry in artifact.inputs)
+    x = x * np.array([[1e4], [1e-4], [0], [1]], np.float32)
+    found = source.load(artifact.source, artifact.name).specialize("trn2")(x, gain, weight)
+    wide = x.astype(np.float64)
+    expected = wide / np.sqrt(np.square(wide).mean(axis=1, keepdims=True) + 1e-6) * gain @ weight.astype(np.float64)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_what_a_file_says() -> None:
+    """It is Python, its name is in it, and its budget is what a run needs."""
+    problem = ProjectionProblem((3,), 1536, QKV, BF16, 1e-6)
+    for schedule in projection.schedules(problem, 3):
+        artifact = projection.emit(problem, schedule, 3)
+        tree = ast.parse(artifact.source)
+        assert tree.body[-1].name == artifact.name
+        document = " ".join(ast.get_docstring(tree).split())
+        said = re.search(r"(\d+) instructions; SBUF (\d+) of (\d+) bytes per partition; PSUM (\d) of 8", document)
+        run = (
+            source.load(artifact.source, artifact.name)
+            .specialize("trn2")
+            .run(*(oracle.operand(*entry) for entry in artifact.inputs))
+        )
+        instructions, sbuf, usable, psum = map(int, said.groups())
+        assert instructions == run.instructions[0]
+        assert psum == run.peaks[0][1].amount
+        assert run.peaks[0][0].amount <= sbuf <= usable == generation_of(3).sbuf_usable
+        assert str(schedule.slots) in artifact.schedule
+
+
+def test_every_schedule_fits_in_the_order_of_the_program() -> None:
+    """What stays allocated is within SBUF for the widest model, too."""
+    for generation in TARGETS:
+        problem = ProjectionProblem((1, 512), 5376, (1024, 512, 512), BF16, 1e-6)
+        for schedule in projection.schedules(problem, generation):
+            artifact = projection.emit(problem, schedule, generation)
+            said = re.search(r"SBUF (\d+) of (\d+)", artifact.source)
+            assert int(said[1]) <= int(said[2])
+
+
+def test_no_schedule_fits() -> None:
+    with pytest.raises(G4cError, match="no schedule fits: 1 rows of 120000 features take") as refused:
+        projection.schedules(ProjectionProblem((1,), 120000, (128,), BF16, 1e-6), 3)
+    assert refused.value.code == "G4C-K040"
+
+
+def test_a_problem_of_a_function() -> None:
+    problem = ProjectionProblem((1, 3), 256, (128, 64), BF16, 1e-6)
+    inputs = projection.emit(problem, projection.schedules(problem, 3)[0], 3).inputs
+    assert projection.from_function(oracle.projection_function(problem, inputs)) == problem
+    plain = ProjectionProblem((1, 3), 256, (128,), BF16)
+    assert projection.from_function(oracle.projection_function(plain, (inputs[0], inputs[2]))).epsilon is None
+
+
+@pytest.mark.parametrize(("widths", "share"), [(QKV, 0.80), ((4096,), 0.85), ((4096, 512, 512), 0.85)], ids=str)
+def test_modelled_share_of_the_hbm_bound(widths: tuple[int, ...], share: float) -> None:
+    """Decode, E2B, v3. Of a short kernel more is latency: the first load, and the last store."""
+    choice = compare(ProjectionProblem((1, 1), 1536, widths, BF16, 1e-6), projection, 3)
+    assert choice.profile.hbm_utilization >= share
