@@ -18,7 +18,7 @@ from g4c.errors.suggest import nearest
 
 if TYPE_CHECKING:
     from g4c.lowering.nki.cost import Profile
-    from g4c.lowering.nki.variant_kernels import VariantKernel
+    from g4c.model_kernels import ModelKernel
 
 _TARGETS = ("trn1", "inf2", "trn2", "trn3")
 
@@ -127,7 +127,7 @@ def _list(options: argparse.Namespace) -> int:
         for kernel in found:
             reporter.event("kernel", **kernel.summary())
     else:
-        from g4c.lowering.nki.variant_kernels import listing
+        from g4c.model_kernels import listing
 
         reporter.product(listing(found))
     return 0
@@ -197,17 +197,17 @@ def _profile_of(kernel: str, options: argparse.Namespace, reporter: Reporter) ->
     return result
 
 
-def _kernels(options: argparse.Namespace, reporter: Reporter) -> list[VariantKernel]:
+def _kernels(options: argparse.Namespace, reporter: Reporter) -> list[ModelKernel]:
     """The kernels of the model that the options describe."""
-    from g4c.lowering.nki.variant_kernels import Wanted, variant_kernels
+    from g4c.model_kernels import Wanted, model_kernels
 
     wanted = Wanted(
         options.variant, options.bucket, options.max_context, options.batch, tp=options.tp, target=options.target
     )
-    return variant_kernels(wanted, reporter)
+    return model_kernels(wanted, reporter)
 
 
-def _named(name: str, options: argparse.Namespace, reporter: Reporter) -> VariantKernel:
+def _named(name: str, options: argparse.Namespace, reporter: Reporter) -> ModelKernel:
     """The kernel with this name, of those that are listed."""
     found = _kernels(options, reporter)
     for kernel in found:

@@ -252,9 +252,9 @@ def test_the_kernels_of_a_model(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """list gives names with all there is to know; profile, show, trace and roofline take them."""
-    from g4c.lowering.nki import variant_kernels
+    from g4c import model_kernels
 
-    monkeypatch.setattr(variant_kernels, "outlined", functools.cache(variant_kernels.outlined))
+    monkeypatch.setattr(model_kernels, "outlined", functools.cache(model_kernels.outlined))
     options = ["--variant", model, "--bucket", "32", "--max-context", "64"]
     assert main(["nki", "list", *options, "--json"]) == 0
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

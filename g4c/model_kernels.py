@@ -41,7 +41,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class VariantKernel:
+class ModelKernel:
     """A kernel function: the programs that call it, with the number of calls, and its choice or why there is none."""
 
     function: str
@@ -80,21 +80,21 @@ class Reporter(Protocol):
     def phase(self, name: str) -> AbstractContextManager[_Phase]: ...
 
 
-def variant_kernels(wanted: Wanted, reporter: Reporter) -> list[VariantKernel]:
+def model_kernels(wanted: Wanted, reporter: Reporter) -> list[ModelKernel]:
     """The kernels of all programs, in the order of their first call."""
     with reporter.phase("trace") as phase:
         module = outlined(wanted)
         phase.result = ", ".join(program.name for program in module.programs)
     number = generation_of(wanted.target)
-    found: list[VariantKernel] = []
+    found: list[ModelKernel] = []
     with reporter.phase("choose schedules") as phase:
         for function, calls in _called(module).items():
             try:
-                found.append(VariantKernel(function, calls, _choice(module.functions[function], number)))
+                found.append(ModelKernel(function, calls, _choice(module.functions[function], number)))
             except G4cError as error:
                 if not error.code.startswith("G4C-K04") or error.code == "G4C-K049":
                     raise
-                found.append(VariantKernel(function, calls, None, error.message))
+                found.append(ModelKernel(function, calls, None, error.message))
         compared = sum(len(kernel.choice.compared) for kernel in found if kernel.choice is not None)
         phase.result = f"{len(found)} kernels, {compared} schedules compared"
     return found
@@ -168,7 +168,7 @@ def _choice(function: Function, number: int) -> Choice:
     return compare(family.problem(function), family, number)
 
 
-def listing(kernels: list[VariantKernel]) -> str:
+def listing(kernels: list[ModelKernel]) -> str:
     """The kernels for people: name, calls, modelled time and bound; shapes and schedule below."""
     lines = []
     for kernel in kernels:
