@@ -69,8 +69,8 @@ def _start(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedule) -
         identity = nl.shared_identity_matrix(128, dtype=nl.float32)
         ones = nl.ndarray((128, 128), dtype=nl.float32, buffer=nl.sbuf)
         nisa.memset(dst=ones, value=1.0)
-        query_rows = load_queries(q)
         fetch(transfers, 0, pool)
+        query_rows = load_queries(q)
         wanted, held = load_positions(positions, {", ".join(f"{name}_held" for name in stored)})
     """)
     if p.dtype is not DType.F32:
@@ -90,11 +90,7 @@ def _start(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedule) -
     text.add("""
         for n in range(1, TILES):
             fetch(transfers, n, pool)
-        queries = transpose_queries(query_rows)
-        hidden, valid = make_masks(wanted, held, ones)
     """)
-    if p.chunk:
-        text.add("turned_keys = transpose_new_keys(new_keys)")
     if p.chunk and p.rows > 1:
         text.add("ahead = mask_new_keys()")
 
@@ -136,12 +132,13 @@ def _passes(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedule) 
             base = blocks[start][5]
             used = blocks[limit - 1][5] + blocks[limit - 1][4] - base  # columns of scores
         """)
+        _key_steps(text)
         if p.chunk:
             ahead = ", ahead" if p.rows > 1 else ""
             with text.block("if start == 0:  # the chunk is the last column of the first part"):
+                text.add("turned_keys = transpose_new_keys(new_keys)")
                 text.add(f"score_new_keys(turned_keys, queries, first, scores, used{ahead})")
                 text.add("used += 1")
-        _key_steps(text)
         if p.update:
             text.add("""
                 last_pass = first + SEQUENCES == BATCH and limit == len(blocks)
@@ -171,23 +168,21 @@ def _key_steps(text: SourceText) -> None:
                     count = min(PAIRS, total - pair)
                     steps.append((used_up, sequence, n, pair, count, pair + count == total))
                 used_up += 1
-        for step in range(len(steps) + KEY_TILES - 1):
-            if step < len(steps):
-                number, sequence, n, pair, count, last = steps[step]
-                bank, ready = banks[step % KEY_TILES], turned[step % KEY_TILES]
-                transpose_keys(pool[number % TILES], blocks[n][3], pair, count, bank, ready, step)
-                if last:
-                    fetch(transfers, number + TILES, pool)
-            if step >= KEY_TILES - 1:
-                number, sequence, n, pair, count, last = steps[step - KEY_TILES + 1]
-                partitions, columns, column = blocks[n][3], blocks[n][4], blocks[n][5]
-                ready, product = turned[(step - KEY_TILES + 1) % KEY_TILES], products[number % 2]
-                multiply_keys(ready, partitions, pair, count, queries, first + sequence, product)
-                if last:
-                    masks = ((first + sequence) * MASK_COLUMNS + column) * MASK_ROWS
-                    place = scores[:, sequence, column - base : column - base + columns]
-                    mask_scores(product, partitions, columns, hidden, masks, place)
-
+        for step in range(KEY_TILES - 1):
+            transpose_step(steps, step, blocks, transfers, pool, banks, turned)
+        if first == 0 and start == 0:  # these loads come after the first keys
+            queries = transpose_queries(query_rows)
+            hidden, valid = make_masks(wanted, held, ones)
+        for step in range(len(steps)):
+            transpose_step(steps, step + KEY_TILES - 1, blocks, transfers, pool, banks, turned)
+            number, sequence, n, pair, count, last = steps[step]
+            partitions, columns, column = blocks[n][3], blocks[n][4], blocks[n][5]
+            ready, product = turned[step % KEY_TILES], products[number % 2]
+            multiply_keys(ready, partitions, pair, count, queries, first + sequence, product)
+            if last:
+                masks = ((first + sequence) * MASK_COLUMNS + column) * MASK_ROWS
+                place = scores[:, sequence, column - base : column - base + columns]
+                mask_scores(product, partitions, columns, hidden, masks, place)
     """)
 
 

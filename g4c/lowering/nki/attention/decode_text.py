@@ -40,7 +40,7 @@ def transpose_queries(tiles):
             columns = slice(c * WIDTH, (c + 1) * WIDTH)
             nisa.nc_transpose(dst=bank[:, c], data=tiles[n][:, columns], engine=nisa.engine.tensor)
         part = queries.ap([[CHUNKS * total, WIDTH], [total, CHUNKS], [1, count]], offset=n * 128)
-        nisa.tensor_copy(dst=part, src=bank)
+        nisa.activation(dst=part, op=nl.copy, data=bank)  # the Vector Engine has the first keys to copy
     return queries
 '''
 
@@ -131,6 +131,16 @@ SCORE_WINDOW = """    old = nl.ndarray((ROWS, ROWS), dtype=nl.float32, buffer=nl
 """
 
 KEYS = '''
+def transpose_step(steps, step, blocks, transfers, pool, banks, turned):
+    """Transpose the keys of a step, if there is one; the next load into a tile that has been read is issued."""
+    if step < len(steps):
+        number, sequence, n, pair, count, last = steps[step]
+        bank, ready = banks[step % KEY_TILES], turned[step % KEY_TILES]
+        transpose_keys(pool[number % TILES], blocks[n][3], pair, count, bank, ready, step)
+        if last:
+            fetch(transfers, number + TILES, pool)
+
+
 def transpose_keys(keys, partitions, pair, count, bank, turned, step):
     """Keys [key, dims] of `count` (column, KV head) pairs as [dims, pair, contraction, key], through PSUM."""
     for n in range(count):
