@@ -134,7 +134,7 @@ KEYS = '''
 def transpose_step(steps, step, blocks, transfers, pool, banks, turned):
     """Transpose the keys of a step, if there is one; the next load into a tile that has been read is issued."""
     if step < len(steps):
-        number, sequence, n, pair, count, last = steps[step]
+        number, _, n, pair, count, last = steps[step]
         bank, ready = banks[step % KEY_TILES], turned[step % KEY_TILES]
         transpose_keys(pool[number % TILES], blocks[n][3], pair, count, bank, ready, step)
         if last:
@@ -343,9 +343,7 @@ LOCATE = """    # position // SLOTS: what is subtracted makes it the nearest int
     )
     padding = nl.ndarray((rows, 1), dtype=nl.int32, buffer=nl.sbuf)
     past_the_end = float(BATCH * SLOTS)
-    nisa.tensor_scalar(
-        dst=padding, data=position, op0=nl.less, operand0=0.0, op1=nl.multiply, operand1=past_the_end
-    )
+    nisa.tensor_scalar(dst=padding, data=position, op0=nl.less, operand0=0.0, op1=nl.multiply, operand1=past_the_end)
     nisa.tensor_tensor(dst=index, data1=index, data2=padding, op=nl.add)"""
 
 ADD = """
