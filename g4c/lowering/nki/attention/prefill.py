@@ -46,8 +46,9 @@ def emit(problem: PrefillProblem, schedule: PrefillSchedule, generation: int) ->
     body = KernelText(problem, schedule, plan, held)
     kernel(body)
     for part in (body, plan.text, functions(problem)):
-        text.add("\n\n")
-        text.add(str(part))
+        text.add()
+        text.add()
+        text.add(str(part).rstrip())
     y = TensorType((problem.batch, problem.rows, problem.heads, problem.head_dim), problem.dtype)
     return KernelArtifact(
         family="prefill_attention",

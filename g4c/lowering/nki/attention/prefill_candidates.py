@@ -44,9 +44,9 @@ def _candidates(problem: PrefillProblem) -> list[PrefillSchedule]:
         for spare in (tiles, min(tiles, 20), 0) if many else (0,):
             found.append(PrefillSchedule(kv_heads, heads, 1, tiles + spare, banks))
     heads = _row_counts(problem.group, problem.head_dim * problem.itemsize)
-    for slots in (64, 48, 40):
-        for query_tiles in (4, 2, 1):
-            found += [PrefillSchedule(1, count, query_tiles, slots, banks) for count in heads if slots < tiles]
+    shared = [(count, query_tiles) for count in heads for query_tiles in (8, 4, 2, 1)]
+    for count, query_tiles in sorted(shared, key=lambda pair: -pair[0] * min(pair[1], problem.query_tiles)):
+        found += [PrefillSchedule(1, count, query_tiles, slots, banks) for slots in (64, 40) if slots < tiles]
     return list(dict.fromkeys(found))
 
 

@@ -16,7 +16,7 @@ from g4c.lowering.nki.attention.prefill_text import KernelText
 UNSEEN, FLOOR = "-1.0e30", "-1.0e20"
 _PARTS = {
     "band": "band[:rows, column : column + width]",
-    "batch": "seen_by_batch[b % 2][:rows, column : column + width]",
+    "batch": "seen_by_batch[b % {}][:rows, column : column + width]",
     "query": 'seen_by_query[step["unit"] // HEADS % {}][:rows, column : column + width]',
     "block": 'seen_in_block[step["unit"] // HEADS % {}][:rows, column : column + width]',
 }
@@ -65,7 +65,7 @@ def _of_segment(text: KernelText, index: int) -> None:
         text.add(f"row = {source}.ap([[0, P], [1, width]], offset=b * {segment.keys} + k)")
         text.call("dma_copy", "dst=held[:, :width]", "src=row")
         if problem.by_batch(segment):
-            text.add(f"seen = seen_by_batch[b % 2][:, {at} : {at} + width]")
+            text.add(f"seen = seen_by_batch[b % {text.count('seen_by_batch')}][:, {at} : {at} + width]")
             text.call("tensor_scalar", "dst=seen", "data=held[:, :width]", "op0=nl.greater_equal", "operand0=0.0")
             return
         far = "1.0e9" if segment.kind == "mixed" else "-1.0e9"
@@ -122,7 +122,7 @@ def _seen(text: KernelText, index: int) -> None:
 def maximum(text: KernelText) -> None:
     """The maximum of a bank, under its mask."""
     parts = {mask: part for mask, part in _PARTS.items() if mask in text.masks}
-    counts = {"query": "seen_by_query", "block": "seen_in_block"}
+    counts = {"batch": "seen_by_batch", "query": "seen_by_query", "block": "seen_in_block"}
     result = "peak[:rows, 1 + j : 2 + j]"
     alone = len(text.masks) == 1
     for position, (mask, part) in enumerate(parts.items()):

@@ -56,9 +56,11 @@ def plan_text(problem: PrefillProblem, schedule: PrefillSchedule, pauses: bool) 
     """The functions visits, bring and plan, in terms of the `constants`."""
     text = SourceText()
     _visits(text, problem)
-    text.add("\n")
+    text.add()
+    text.add()
     _bring(text, problem, schedule)
-    text.add("\n")
+    text.add()
+    text.add()
     _plan(text, schedule.added - 1 if pauses else 0, schedule.resident(problem))
     return str(text)
 

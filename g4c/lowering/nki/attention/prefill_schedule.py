@@ -149,7 +149,9 @@ def _of_masks(problem: PrefillProblem, schedule: PrefillSchedule) -> list[Buffer
     if problem.staged:
         found.append(Buffer("held", (P, problem.staged), "int32", comment="positions of keys"))
     if by_batch:
-        found.append(Buffer("seen_by_batch", (P, by_batch), "uint8", 2, comment="keys that a sequence sees"))
+        found.append(
+            Buffer("seen_by_batch", (P, by_batch), "uint8", min(2, problem.batch), comment="keys that a sequence sees")
+        )
     if by_query or problem.block_span:
         count = schedule.query_tiles + 1
         found.append(Buffer("position", (P, 1), "float32", 2, comment="positions of the rows, or the last not seen"))

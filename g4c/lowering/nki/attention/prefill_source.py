@@ -18,7 +18,8 @@ def kernel(text: KernelText) -> None:
     problem = text.problem
     parameters = ", ".join(name for name, _ in problem.parameters)
     text.add("@nki.jit")
-    with text.block(f"def {problem.name}({parameters}):"):
+    long = len(problem.name) + len(parameters) > 112
+    with text.block(f"def {problem.name}(\n    {parameters}\n):" if long else f"def {problem.name}({parameters}):"):
         dtype = "bfloat16" if problem.itemsize == 2 else "float32"
         shape = (problem.batch, problem.rows, problem.heads, problem.head_dim)
         text.add(f"y = nl.ndarray({shape}, dtype=nl.{dtype}, buffer=nl.shared_hbm)")
@@ -118,7 +119,8 @@ def functions(problem: PrefillProblem) -> str:
     """What the kernel calls: rotation, fetch, turn."""
     text = SourceText()
     text.add(_FUNCTIONS)
-    text.add("\n")
+    text.add()
+    text.add()
     ragged = len(set(problem.widths)) > 1
     with text.block("def turn(data, buffer, target, rows):"):
         text.add('"""target[d, tile, row] = data[row, tile * P + d], through PSUM."""')

@@ -1,0 +1,185 @@
+"""Schedules of prefill attention: what fits, what they have in common, budgets, sources, modelled time."""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from prefill_case import TARGETS, make
+from test_prefill_attention import check, first, problem
+
+from g4c.errors import G4cError
+from g4c.ir.types import DType
+from g4c.lowering.nki.attention.prefill import PrefillProblem, PrefillSchedule, Segment, emit, schedules
+from g4c.lowering.nki.attention.prefill_budget import instructions, psum_banks
+from g4c.lowering.nki.attention.prefill_plan import planned
+from g4c.lowering.nki.attention.prefill_schedule import buffers, sbuf_bytes
+from g4c.lowering.nki.cost import profile
+from g4c.lowering.nki.simulator.generation import from_target
+
+PROBLEMS = {
+    "windowed": (problem("4:2", 256, 300, window=128), [(0, 300)]),
+    "full": (problem("2:1", 512, 1100), [(0, 1100)]),
+    "past": (problem("4:2", 256, 200, 2200), [(1500, 190)]),
+    "ring": (problem("4:1", 256, 200, 512, 2, window=512), [(1500, 190), (3, 200)]),
+    "mixed": (PrefillProblem(1, 20, 4, 2, 512, (Segment("mixed", 700),), window=512), [(600, 20)]),
+    "vision": (problem("4:4", 72, 300, causal=False, batch=2), [(0, 300), (0, 200)]),
+    "ragged": (problem("2:2", 160, 200, scale=0.5, dtype=DType.F32), [(0, 200)]),
+    "blocks": (problem("2:1", 256, 700, window=512, block_span=280), [(0, 700)]),
+}
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("generation", [2, 3])
+def test_budgets_are_those_of_a_run(name: str, generation: int) -> None:
+    kind, starts = PROBLEMS[name]
+    case = make(kind, starts)
+    if kind.block_span:
+        case.operands["blocks"] = np.full((1, kind.rows), -1, np.int32)
+    schedule = schedules(kind, generation)[0]
+    plan = planned(kind, schedule)
+    held = buffers(kind, schedule, plan.blocks)
+    run = case.run(generation, schedule)
+    assert run.instructions == [instructions(kind, schedule, plan)]
+    (sbuf, psum) = run.peaks[0]
+    total = sum(buffer.bytes for buffer in held if buffer.memory == "sbuf")
+    assert sbuf.amount <= total <= sbuf_bytes(kind, schedule) <= from_target(TARGETS[generation]).sbuf_usable
+    assert psum.amount <= psum_banks(held) <= 8
+    text = ast.get_docstring(ast.parse(emit(kind, schedule, generation).source))
+    assert text is not None
+    wanted = (
+        f"SBUF {total} bytes per partition",
+        f"PSUM {psum_banks(held)} banks",
+        f"{run.instructions[0]} instructions",
+    )
+    assert all(figure in text.replace("\n", " ") for figure in wanted)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_sources(name: str) -> None:
+    """Deterministic, of its name, no line too long; every matmul says whether it adds."""
+    kind, _ = PROBLEMS[name]
+    artifact = emit(kind, schedules(kind, 3)[0], 3)
+    assert artifact == emit(replace(kind), schedules(kind, 3)[0], 3)
+    assert artifact.name == kind.name
+    assert artifact.name.isidentifier()
+    assert max(map(len, artifact.source.splitlines())) <= 120
+    calls = [node for node in ast.walk(ast.parse(artifact.source)) if isinstance(node, ast.Call)]
+    matmuls = [call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "nc_matmul"]
+    assert len(matmuls) == 2
+    assert all("accumulate" in [keyword.arg for keyword in call.keywords] for call in matmuls)
+    definitions = re.findall(r"(\n+)(?:@nki\.jit|def (?!prefill))", artifact.source)
+    assert definitions == ["\n\n\n"] * 7
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        PrefillSchedule(1, 1, 1, 10),
+        PrefillSchedule(1, 2, 1, 10, lag=1),
+        PrefillSchedule(2, 2, 1, 7, banks=1),
+        PrefillSchedule(2, 4, 1, 20, banks=2, lag=3),
+        PrefillSchedule(1, 2, 3, 7, banks=2, ahead=1),
+    ],
+)
+def test_choices_change_nothing_but_sums(schedule: PrefillSchedule) -> None:
+    """Heads together, keys with and without room for the next KV head's, blocks, lags."""
+    check(make(problem("4:2", 256, 850), [(0, 850)]), 3, schedule)
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "schedule"),
+    [(64, PrefillSchedule(1, 2, 4, 24, banks=2)), (512, PrefillSchedule(1, 1, 2, 12, banks=1, lag=1))],
+)
+def test_keys_that_do_not_fit_are_loaded_again(head_dim: int, schedule: PrefillSchedule) -> None:
+    """Query tiles visit the keys in SBUF in turn."""
+    case = make(problem("2:1", head_dim, 3300 if head_dim == 64 else 1700), [(0, 1700)])
+    plan = planned(case.problem, schedule)
+    assert not schedule.resident(case.problem)
+    assert case.problem.key_tiles < len(plan.loads) < case.problem.key_tiles * case.problem.query_tiles / 2
+    check(case, 3, schedule)
+
+
+def test_all_candidates_give_the_same() -> None:
+    kind = problem("4:2", 256, 300, 300, 2)
+    found = schedules(kind, 3)
+    assert len(found) > 2
+    for schedule in found:
+        check(make(kind, [(200, 300), (300, 90)]), 3, schedule)
+
+
+def test_keys_are_loaded_and_transposed_once() -> None:
+    """For all query heads and tiles, wherever they fit; each exactly once."""
+    for kind in (problem("8:1", 512, 4096), problem("16:8", 256, 2048, window=1024), problem("32:4", 512, 1024, 4096)):
+        schedule = schedules(kind, 3)[0]
+        assert schedule.resident(kind)
+        loads = planned(kind, schedule).loads
+        assert len(loads) == len(set(loads)) == kind.key_tiles * kind.kv_heads // schedule.kv_heads
+
+
+def test_tiles_that_nobody_sees_are_not_visited() -> None:
+    """Of 128 x 128 pairs: the triangle, the band, the past only where the window reaches it."""
+
+    def pairs(kind: PrefillProblem) -> int:
+        steps = planned(kind, schedules(kind, 3)[0]).steps
+        return sum(-(-(high - low) // 128) for step in steps for _, low, high, _, _ in step["banks"]) // kind.heads
+
+    assert pairs(problem("1:1", 512, 1024)) == 8 * 9 // 2
+    assert pairs(problem("1:1", 256, 2048, window=512)) == 1 + 2 + 3 + 4 + 12 * 5
+    assert pairs(problem("1:1", 256, 1024, 512, window=512)) == 1 + 2 + 3 + 4 + 4 * 5 + 4 * 4
+    assert pairs(problem("1:1", 64, 512, causal=False)) == 16
+    assert pairs(problem("1:1", 256, 512, window=512, block_span=1)) == 1 + 2 + 3 + 4
+    assert pairs(problem("1:1", 256, 512, window=512, block_span=129)) == 2 + 3 + 4 + 4
+
+
+def test_long_caches_have_schedules() -> None:
+    """Whole chunks of 1024 rows over caches that SBUF cannot hold."""
+    for generation in (2, 3, 4):
+        for kind in (
+            problem("8:1", 512, 1024, 32768),
+            problem("4:1", 512, 16384),
+            problem("8:4", 256, 8192, window=512),
+        ):
+            assert schedules(kind, generation)
+
+
+def test_refusals() -> None:
+    with pytest.raises(G4cError, match=r"K041.*600 is more than a PSUM bank"):
+        problem("8:1", 600, 128)
+    with pytest.raises(G4cError, match=r"K041.*8 heads do not divide"):
+        problem("8:3", 256, 128)
+    with pytest.raises(G4cError, match=r"K041.*chunk of \[100\] keys, 128 rows"):
+        PrefillProblem(1, 128, 8, 1, 256, (Segment("chunk", 100),))
+    with pytest.raises(G4cError, match=r"K041.*only the past"):
+        PrefillProblem(1, 128, 8, 1, 256, (Segment("past", 100),))
+    with pytest.raises(G4cError, match=r"K040.*bytes per partition of SBUF"):
+        schedules(PrefillProblem(1, 128, 1, 1, 512, (Segment("mixed", 65536),)), 3)
+    with pytest.raises(G4cError, match=r"K040.*no room for the keys"):
+        emit(problem("1:1", 512, 4096), PrefillSchedule(1, 1, 1, 8), 3)
+
+
+def modelled(kind: PrefillProblem) -> tuple[float, float]:
+    """(us, share of the time that PE would need for the multiply-adds of exactly what queries see)."""
+    found = profile(emit(kind, schedules(kind, 3)[0], 3))
+    seen = sum(min(row + 1, kind.window or kind.rows) for row in range(kind.rows))
+    return found.us, 4 * kind.batch * kind.heads * kind.head_dim * seen / found.machine.peak_flops / 1000 / found.us
+
+
+def test_modelled_time() -> None:
+    """d 512 near what PE can do; with a window, time grows with the length."""
+    assert modelled(problem("8:1", 512, 2048))[1] > 0.75
+    short, long = (modelled(problem("8:1", 256, rows, window=512))[0] for rows in (2048, 4096))
+    assert 1.9 < long / short < 2.1
+
+
+@pytest.mark.slow
+def test_modelled_time_of_long_prompts() -> None:
+    assert modelled(problem("8:1", 512, 8192))[1] > 0.84
+
+
+def test_a_first_chunk_of_one_row_is_its_value() -> None:
+    case = first("4:1", 256, 1)
+    np.testing.assert_array_equal(case.run().results, np.repeat(case.operands["chunk_values"], 4, axis=2))
