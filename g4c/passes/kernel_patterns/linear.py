@@ -91,7 +91,7 @@ def _gate_up(gated: GatedGeluOp, hidden: Value) -> _Gate | None:
         return None
     product = defining(gate.x, TiledLinearOp)
     norm = defining(product.x, RmsNormOp) if product is not None else None
-    if product is None or norm is None or norm.w is None or norm.x is not hidden:
+    if product is None or norm is None or norm.x is not hidden:
         return None
     halves = _columns((gate, up))
     return _Gate(product, (gate, up), norm) if halves == [gate, up] else None
@@ -101,15 +101,17 @@ def _with_gate(inner: _Gate, gated: GatedGeluOp, hidden: Value, ops: tuple[Tiled
     product, norm, add = ops
     assert norm.w is not None, norm
     weights = (inner.product.w, product.w)
+    own: list[tuple[str, Value]] = []
     if inner.norm is None:
         assert inner.factor is not None, gated
-        params = (("per_layer_input", inner.factor), ("gate", weights[0]), ("projection", weights[1]))
-        own = (*params, ("per_layer_gain", norm.w))
-        return _Part("per_layer", hidden, add, (inner.product, gated, *ops), own, weights, (norm.epsilon,))
-    assert inner.norm.w is not None, inner.norm
-    own = (("mlp_gain_in", inner.norm.w), ("gate_up", weights[0]), ("down", weights[1]), ("mlp_gain", norm.w))
-    all_ops = (inner.norm, inner.product, *inner.slices, gated, *ops)
-    return _Part("mlp", hidden, add, all_ops, own, weights, (inner.norm.epsilon, norm.epsilon))
+        own += [("per_layer_input", inner.factor), ("gate", weights[0]), ("projection", weights[1])]
+        own += [("per_layer_gain", norm.w)]
+        return _Part("per_layer", hidden, add, (inner.product, gated, *ops), tuple(own), weights, (norm.epsilon,))
+    if inner.norm.w is not None:
+        own += [("mlp_gain_in", inner.norm.w)]
+    own += [("gate_up", weights[0]), ("down", weights[1]), ("mlp_gain", norm.w)]
+    inside = (inner.norm, inner.product, *inner.slices, gated, *ops)
+    return _Part("mlp", hidden, add, inside, tuple(own), weights, (inner.norm.epsilon, norm.epsilon))
 
 
 def _columns(slices: Sequence[SliceOp]) -> list[SliceOp] | None:
@@ -222,16 +224,10 @@ class ProjectionPattern:
 def _product(name: str, product: TiledLinearOp, ops: tuple[Op, ...], results: list[tuple[str, Value]]) -> Group:
     """A kernel of `ops` and, if x is a norm's result, that norm: done again where others read it, too."""
     norm = defining(product.x, RmsNormOp)
-    if norm is None or norm.w is None:
-        params = (("x", product.x), ("weight", product.w))
-        return Group(name, ops, params, tuple(results), transposed=frozenset([product.w]))
-    again = StandIn(norm, norm.results)
-    params_of_norm = (("x", norm.x), ("gain", norm.w), ("weight", product.w))
-    return Group(
-        f"{name}_normed",
-        ops,
-        params_of_norm,
-        tuple(results),
-        stand_ins=(again,),
-        transposed=frozenset([product.w]),
-    )
+    transposed = frozenset([product.w])
+    if norm is None:
+        return Group(name, ops, (("x", product.x), ("weight", product.w)), tuple(results), transposed=transposed)
+    gain = (("gain", norm.w),) if norm.w is not None else ()
+    params = (("x", norm.x), *gain, ("weight", product.w))
+    again = (StandIn(norm, norm.results),)
+    return Group(f"{name}_normed", ops, params, tuple(results), stand_ins=again, transposed=transposed)

@@ -79,7 +79,8 @@ class _Body:
         return self.function.append(ops.LinearOp(x, transposed)).result
 
     def norm(self, x: Value, gain: str, epsilon: float) -> Value:
-        return self.function.append(ops.RmsNormOp(x, self[gain], epsilon)).result
+        """Without a weight where there is no such operand."""
+        return self.function.append(ops.RmsNormOp(x, self.given.get(gain), epsilon)).result
 
     def add(self, op: ops.ElementwiseOp) -> Value:
         return self.function.append(op).result
@@ -107,7 +108,7 @@ def projection_by_torch(problem: ProjectionProblem, inputs: tuple[tuple[str, Ten
     given = {name: double(name, kind) for name, kind in inputs}
     x = given["x"]
     if problem.epsilon is not None:
-        x = F.rms_norm(x, (problem.depth,), given["gain"], problem.epsilon)
+        x = F.rms_norm(x, (problem.depth,), given.get("gain"), problem.epsilon)
     return F.linear(x, given["weight"].T)
 
 
@@ -135,7 +136,7 @@ def residual_by_torch(problem: ResidualProblem, inputs: tuple[tuple[str, TensorT
     hidden = given["hidden"]
 
     def norm(x: torch.Tensor, gain: str) -> torch.Tensor:
-        return F.rms_norm(x, (problem.width,), given[gain], problem.epsilon)
+        return F.rms_norm(x, (problem.width,), given.get(gain), problem.epsilon)
 
     if problem.attention:
         hidden = hidden + norm(F.linear(given["attended"], given["o_proj"].T), "o_gain")
@@ -159,6 +160,6 @@ def head_by_torch(problem: HeadProblem, inputs: tuple[tuple[str, TensorType], ..
     given = {name: double(name, kind) for name, kind in inputs}
     x = given["x"]
     if problem.epsilon is not None:
-        x = F.rms_norm(x, (problem.depth,), given["gain"], problem.epsilon)
+        x = F.rms_norm(x, (problem.depth,), given.get("gain"), problem.epsilon)
     logits = F.linear(x, given["weight"].T)
     return problem.cap * torch.tanh(logits / problem.cap) if problem.cap else logits

@@ -68,6 +68,13 @@ def test_blocks_of_rows(rows: tuple[int, ...], block: int) -> None:
     check(problem, schedule)
 
 
+def test_a_norm_without_a_weight() -> None:
+    for rows in ((3,), (140,)):
+        problem = ProjectionProblem(rows, 300, (520,), BF16, 1e-6, gain=False)
+        for schedule in projection.schedules(problem, 3):
+            check(problem, schedule)
+
+
 def test_more_columns_than_banks() -> None:
     problem = ProjectionProblem((5,), 256, (3000, 3100), F32, 1e-6)
     for schedule in projection.schedules(problem, 3):
@@ -128,6 +135,8 @@ def test_a_problem_of_a_function() -> None:
     problem = ProjectionProblem((1, 3), 256, (128, 64), BF16, 1e-6)
     inputs = projection.emit(problem, projection.schedules(problem, 3)[0], 3).inputs
     assert projection.from_function(oracle.projection_function(problem, inputs)) == problem
+    plainly = ProjectionProblem((1, 3), 256, (128,), BF16, 1e-6, gain=False)
+    assert projection.from_function(oracle.projection_function(plainly, (inputs[0], inputs[2]))) == plainly
     plain = ProjectionProblem((1, 3), 256, (128,), BF16)
     assert projection.from_function(oracle.projection_function(plain, (inputs[0], inputs[2]))).epsilon is None
 

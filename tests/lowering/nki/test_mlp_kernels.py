@@ -22,7 +22,7 @@ PARTS = {
     "mlp": {"mlp": 330},
     "per_layer": {"per_layer": 130, "scaled": True},
     "all": {"attention": 520, "mlp": 300, "per_layer": 64, "scaled": True},
-    "two": {"attention": 256, "mlp": 1100, "scaled": True},
+    "two": {"attention": 256, "mlp": 1100, "scaled": True, "gain_in": False},
 }
 
 

@@ -29,7 +29,7 @@ class HeadProblem:
 
     `rows`: leading shape of x, whose last axis is `depth`. `tile` 0: the result is logits [*rows, vocabulary] of type
     `result`. Else it is values f32 and indices s32 [*rows, tiles, 8]: the largest of every `tile` columns, descending;
-    equal values in the order of their indices. Operands: x, gain [depth] (only with a norm), weight [depth,
+    equal values in the order of their indices. Operands: x, gain [depth] (of a norm with a weight), weight [depth,
     vocabulary].
     """
 
@@ -41,6 +41,7 @@ class HeadProblem:
     epsilon: float | None = None
     tile: int = 0
     result: DType = DType.F32
+    gain: bool = True
 
     def __post_init__(self) -> None:
         last = self.vocabulary % self.tile if self.tile else 0
@@ -74,6 +75,7 @@ def from_function(function: Function) -> HeadProblem:
         cap=caps[0].cap if caps else 0.0,
         epsilon=norms[0].epsilon if norms else None,
         result=result.value.dtype,
+        gain=not norms or norms[0].w is not None,
     )
 
 
@@ -139,7 +141,7 @@ def operands(problem: HeadProblem) -> tuple[tuple[str, TensorType], ...]:
     x = ("x", TensorType((*problem.rows, problem.depth), problem.dtype))
     gain = ("gain", TensorType((problem.depth,), problem.dtype))
     weight = ("weight", TensorType((problem.depth, problem.vocabulary), problem.dtype))
-    return (x, weight) if problem.epsilon is None else (x, gain, weight)
+    return (x, gain, weight) if problem.epsilon is not None and problem.gain else (x, weight)
 
 
 def results(problem: HeadProblem) -> tuple[tuple[str, TensorType], ...]:
@@ -154,7 +156,8 @@ def kernel_name(problem: HeadProblem) -> str:
     """What the kernel is called."""
     parts = ["lm_head"]
     parts += [f"best{BEST}_of{problem.tile}"] if problem.tile else []
-    parts += ["normed"] if problem.epsilon is not None else []
+    if problem.epsilon is not None:
+        parts += ["normed"] if problem.gain else ["normed", "plainly"]
     parts += [f"r{problem.count}", f"k{problem.depth}", f"n{problem.vocabulary}", problem.dtype.mlir]
     return "_".join(parts)
 
@@ -202,9 +205,9 @@ def _body(problem: HeadProblem, schedule: HeadSchedule) -> str:
         if problem.epsilon is not None:
             with text.block("if row == 0:"):
                 text.add("mean = averager(DEPTH)")
-                text.add("gain_features = load_vector(gain, 32)")
+                text.add(f"gains = [{'load_vector(gain, 32)' if problem.gain else ''}]")
             text.add(f"normed = nl.ndarray((128, {-(-problem.depth // 128)}, rows), dtype=x.dtype, buffer=nl.sbuf)")
-            text.add("normalize(normed, features, DEPTH, rows, gain_features, EPSILON, mean)")
+            text.add("normalize(normed, features, DEPTH, rows, gains, EPSILON, mean)")
             text.add("features = normed")
         if problem.tile:
             shape = f"(rows, {problem.tiles}, {BEST})"

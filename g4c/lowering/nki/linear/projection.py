@@ -27,7 +27,7 @@ class ProjectionProblem:
     """outputs = columns of rms_norm(x) @ weight, or of x @ weight where `epsilon` is None.
 
     `rows`: leading shape of x, whose last axis is `depth`; `widths`: columns of each output, in order. Operands:
-    x [*rows, depth], gain [depth] (only with a norm), weight [depth, sum of widths], all of `dtype`.
+    x [*rows, depth], gain [depth] (of a norm with a weight), weight [depth, sum of widths], all of `dtype`.
     """
 
     rows: tuple[int, ...]
@@ -35,6 +35,7 @@ class ProjectionProblem:
     widths: tuple[int, ...]
     dtype: DType
     epsilon: float | None = None
+    gain: bool = True
 
     @property
     def count(self) -> int:
@@ -52,6 +53,7 @@ def from_function(function: Function) -> ProjectionProblem:
         widths=tuple(result.value.shape[-1] for result in function.results),
         dtype=x.dtype,
         epsilon=norms[0].epsilon if norms else None,
+        gain=not norms or norms[0].w is not None,
     )
 
 
@@ -127,7 +129,7 @@ def emit(problem: ProjectionProblem, schedule: ProjectionSchedule, generation: i
     vector = TensorType((problem.depth,), problem.dtype)
     x = ("x", TensorType((*problem.rows, problem.depth), problem.dtype))
     weight = ("weight", TensorType((problem.depth, width), problem.dtype))
-    inputs = (x, ("gain", vector), weight) if normed else (x, weight)
+    inputs = (x, ("gain", vector), weight) if normed and problem.gain else (x, weight)
     names = ["y"] if len(problem.widths) == 1 else [f"y{n}" for n in range(len(problem.widths))]
     shapes = [(*problem.rows, n) for n in problem.widths]
     kernel = KernelText(
@@ -145,7 +147,7 @@ def emit(problem: ProjectionProblem, schedule: ProjectionSchedule, generation: i
 
 def kernel_name(problem: ProjectionProblem) -> str:
     """What the kernel is called."""
-    norm = "projection_normed" if problem.epsilon is not None else "projection"
+    norm = "projection" if problem.epsilon is None else f"projection_normed{'' if problem.gain else '_plainly'}"
     widths = "_".join(str(width) for width in problem.widths)
     return f"{norm}_r{problem.count}_k{problem.depth}_n{widths}_{problem.dtype.mlir}"
 
@@ -190,7 +192,7 @@ def _body(problem: ProjectionProblem, schedule: ProjectionSchedule, names: list[
     text.add("ring = make_ring(SLOTS, COLUMNS, x.dtype)")
     text.add(f"banks = make_banks({_SUM_BANKS})")
     if problem.epsilon is not None:
-        text.add("gain_of_features = load_vector(gain, 32)")
+        text.add(f"gains = [{'load_vector(gain, 32)' if problem.gain else ''}]")
         text.add("mean = averager(DEPTH)")
     text.add("loads = 0")
     with text.block("for row in range(0, ROWS, BLOCK):"):
@@ -201,7 +203,7 @@ def _body(problem: ProjectionProblem, schedule: ProjectionSchedule, names: list[
         text.add("rows_to_features(features, rows_of_x)")
         if problem.epsilon is not None:
             text.add(f"normed = nl.ndarray((128, {tiles}, rows), dtype=x.dtype, buffer=nl.sbuf)")
-            text.add("normalize(normed, features, DEPTH, rows, gain_of_features, EPSILON, mean)")
+            text.add("normalize(normed, features, DEPTH, rows, gains, EPSILON, mean)")
             text.add("features = normed")
         if schedule.stationary:
             text.add(

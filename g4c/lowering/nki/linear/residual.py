@@ -30,8 +30,9 @@ class ResidualProblem:
     """hidden + norm(attended @ o), then + norm(mlp(norm(hidden))), then + norm(gate(hidden)), then * scalar.
 
     `attention`: features of `attended`, 0 where the part is absent; `mlp`: width of the gated MLP, 0 likewise;
-    `per_layer`: width of the per-layer input, 0 likewise; `scaled`: whether the layer's scalar comes last. `rows`:
-    leading shape of `hidden`. Sums and norms are rounded to `dtype` where the stream is.
+    `per_layer`: width of the per-layer input, 0 likewise; `scaled`: whether the layer's scalar comes last; `gain_in`:
+    whether the norm in front of the MLP has a weight. `rows`: leading shape of `hidden`. Sums are rounded to `dtype`
+    where the stream is.
     Operands, of the parts that there are:
     hidden [*rows, width]; attended [*rows, attention], o_proj [attention, width], o_gain [width];
     mlp_gain_in [width], gate_up [width, 2 mlp], down [mlp, width], mlp_gain [width];
@@ -47,6 +48,7 @@ class ResidualProblem:
     mlp: int = 0
     per_layer: int = 0
     scaled: bool = False
+    gain_in: bool = True
 
     @property
     def count(self) -> int:
@@ -67,6 +69,7 @@ def from_function(function: Function) -> ResidualProblem:
         mlp=kinds["down"].shape[0] if "down" in kinds else 0,
         per_layer=kinds["per_layer_input"].shape[-1] if "per_layer_input" in kinds else 0,
         scaled="scalar" in kinds,
+        gain_in="down" not in kinds or "mlp_gain_in" in kinds,
     )
 
 
@@ -151,9 +154,10 @@ def operands(problem: ResidualProblem) -> tuple[tuple[str, TensorType], ...]:
     found = [("hidden", of(*problem.rows, width))]
     if attention:
         found += [("attended", of(*problem.rows, attention)), ("o_proj", of(attention, width)), ("o_gain", of(width))]
+    if mlp and problem.gain_in:
+        found += [("mlp_gain_in", of(width))]
     if mlp:
-        found += [("mlp_gain_in", of(width)), ("gate_up", of(width, 2 * mlp)), ("down", of(mlp, width))]
-        found += [("mlp_gain", of(width))]
+        found += [("gate_up", of(width, 2 * mlp)), ("down", of(mlp, width)), ("mlp_gain", of(width))]
     if per_layer:
         found += [("per_layer_input", of(*problem.rows, per_layer)), ("gate", of(width, per_layer))]
         found += [("projection", of(per_layer, width)), ("per_layer_gain", of(width))]
@@ -167,6 +171,7 @@ def kernel_name(problem: ResidualProblem) -> str:
     parts = [("o_proj", problem.attention), ("mlp", problem.mlp), ("per_layer", problem.per_layer)]
     names = "_".join(f"{name}{size}" for name, size in parts if size)
     scaled = "_scaled" if problem.scaled else ""
+    scaled += "" if problem.gain_in else "_plainly"
     return f"residual_{names}{scaled}_r{problem.count}_d{problem.width}_{problem.dtype.mlir}"
 
 
@@ -236,7 +241,7 @@ def _body(problem: ResidualProblem, schedule: ResidualSchedule) -> str:
             text.add(
                 f"""
                 x = nl.ndarray((128, {tiles}, rows), dtype=hidden.dtype, buffer=nl.sbuf)
-                normalize(x, stream, WIDTH, rows, mlp_gain_in_features, EPSILON, mean)
+                normalize(x, stream, WIDTH, rows, [{"mlp_gain_in_features" if problem.gain_in else ""}], EPSILON, mean)
                 gated = nl.ndarray((128, {-(-problem.mlp // 128)}, rows), dtype=hidden.dtype, buffer=nl.sbuf)
                 loads = gated_gelu(gated, gate_up, x, rows, ring, loads, banks, COLUMNS)
                 loads = project_and_add(stream, down, gated, rows, mlp_gain_features, {shared})

@@ -47,15 +47,21 @@ def times_gain(target, source, gain, group, rows):
         nisa.tensor_tensor(dst=target, data1=source, data2=per_feature(gain, group, rows), op=nl.multiply)
 
 
-def normalize(target, source, width, rows, gain, epsilon, mean):
-    """target = source * (mean of squares + epsilon)^-0.5 * gain, in fp32, rounded once; all [128, tiles, rows]."""
+def normalize(target, source, width, rows, gains, epsilon, mean):
+    """target = source * (mean of squares + epsilon)^-0.5 * gain, in fp32, rounded once; all [128, tiles, rows].
+
+    gains: [what load_vector has loaded], or [] where the norm has no weight.
+    """
     groups = tile_groups(0, width, 512 // rows)
     bank = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.psum)
-    product = nl.ndarray((128, (width + 127) // 128, rows), dtype=nl.float32, buffer=nl.sbuf)
+    product = source
+    if len(gains) > 0:
+        product = nl.ndarray((128, (width + 127) // 128, rows), dtype=nl.float32, buffer=nl.sbuf)
     for n in range(len(groups)):
         values = group_of(source, groups[n], rows)
         add_mean(bank, squares_of(values, groups[n], rows), groups[n][2], rows, mean, n == 0)
-        times_gain(group_of(product, groups[n], rows), values, gain, groups[n], rows)
+        if len(gains) > 0:
+            times_gain(group_of(product, groups[n], rows), values, gains[0], groups[n], rows)
     to_inverse_rms(bank, rows, epsilon)
     for group in groups:
         nisa.tensor_tensor(
