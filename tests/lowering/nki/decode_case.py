@@ -86,5 +86,6 @@ def run(case: Case, generation: int = 3, schedule: DecodeSchedule | None = None)
     chosen = schedule or schedules(case.problem, generation)[0]
     artifact = emit(case.problem, chosen, generation)
     arrays = [case.operands[name].copy() for name, _ in artifact.inputs]
-    results = load(artifact.source, artifact.name).specialize(TARGETS[generation])(*arrays)
+    kernel = load(artifact.source, artifact.name).specialize(TARGETS[generation])
+    results = (kernel if chosen.cores == 1 else kernel[chosen.cores])(*arrays)
     return results if isinstance(results, tuple) else (results,)

@@ -150,6 +150,13 @@ def test_schedules_give_the_same(parts: int, sequences: int, tiles: int) -> None
     check(case, schedule=DecodeSchedule(1, tiles, sequences, parts, 2))
 
 
+@pytest.mark.parametrize(("parts", "sequences", "dtype"), [(2, 2, DType.F32), (4, 1, DType.BF16)])
+def test_two_cores(parts: int, sequences: int, dtype: DType) -> None:
+    """Each has half of the keys, the first one the chunk; one writes the keys' cache, one that of the values."""
+    case = make(problem("4:2", 256, 513, 3, 2, window=512, dtype=dtype), [(3000, 3), (511, 2)])
+    check(case, schedule=DecodeSchedule(1, 5, sequences, parts, 2, cores=2))
+
+
 def test_a_first_part_of_which_nothing_is_seen() -> None:
     """Its maximum is that of hidden keys; what it adds is gone when the second part is merged."""
     shape = DecodeProblem(1, 1, 2, 1, 128, (Segment("mixed", 256),), 64, dtype=DType.F32)

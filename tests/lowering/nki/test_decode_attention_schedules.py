@@ -163,3 +163,15 @@ def test_long_caches_stream_at_the_speed_of_memory(problem: DecodeProblem, aim: 
     made = profile(emit(problem, schedules(problem, 3)[0], 3), target="trn2")
     stored = sum(2 * segment.keys * problem.slot * problem.itemsize for segment in problem.stored) * problem.batch
     assert stored / (made.machine.hbm_bandwidth * 1000) / made.us >= aim
+
+
+def test_two_cores_stream_more_than_one() -> None:
+    """Half of the keys each; modelled."""
+    problem = sized("8:1", 512, 32768)
+    one = schedules(problem, 3)[0]
+    two = replace(one, parts=2, cores=2)
+    assert sbuf_bytes(problem, two) <= ROOM[3]
+    alone = profile(emit(problem, one, 3), target="trn2").us
+    assert profile(emit(problem, two, 3), target="trn2", grid=2).us <= 0.6 * alone
+    with pytest.raises(ValueError, match="3 parts on 2 cores"):
+        replace(one, parts=3, cores=2)

@@ -15,6 +15,15 @@ from g4c.lowering.nki.attention.decode_problem import DecodeProblem
 from g4c.lowering.nki.attention.decode_schedule import DecodeSchedule
 from g4c.lowering.nki.source_text import SourceText
 
+_OWN_PARTS = {
+    1: "first_part, last_part = 0, len(PARTS) - 1",
+    2: """
+        # Each core has half of the keys; both merge what they have at the end.
+        assert nl.num_programs() == 2
+        core = nl.program_id(0)
+        first_part, last_part = core * (len(PARTS) // 2), (core + 1) * (len(PARTS) // 2) - 1
+    """,
+}
 NL = {DType.BF16: "nl.bfloat16", DType.F32: "nl.float32"}
 
 
@@ -28,6 +37,8 @@ def write_body(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedul
 def _start(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedule) -> None:
     """The list of loads; what is loaded first, each as it is needed."""
     p, stored, dtype = problem, [name for name in problem.labels if name != "chunk"], NL[problem.dtype]
+    if schedule.parts > 1:
+        text.add(_OWN_PARTS[schedule.cores])
     text.add("""
         # Blocks of a sequence's keys: (segment, first key, keys between partitions, partitions, columns, first column).
         # Each partition has consecutive keys: masks go by position, so their order is free.
@@ -53,10 +64,10 @@ def _start(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedule) -
         lengths = {lengths}
         transfers = []
         for first in range(0, BATCH, SEQUENCES):
-            for start, limit in PARTS:
+            for part in range({"first_part, last_part + 1" if schedule.parts > 1 else "len(PARTS)"}):
                 for tensors in ({keys}, {values}):
                     for sequence in range(first, first + SEQUENCES):
-                        for n in range(start, limit):
+                        for n in range(PARTS[part][0], PARTS[part][1]):
                             segment, key, pitch, partitions, columns, _ = blocks[n]
                             element = (sequence * lengths[segment] + key) * SLOT
                             transfers.append((tensors[segment], element, pitch * SLOT, partitions, columns * SLOT))
@@ -124,7 +135,7 @@ def _passes(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedule) 
     text.add("used_up = 0  # loads whose tiles have been read")
     with (
         text.block("for first in range(0, BATCH, SEQUENCES):"),
-        text.block("for part in range(len(PARTS)):" if many else "for start, limit in PARTS:"),
+        text.block("for part in range(first_part, last_part + 1):" if many else "for start, limit in PARTS:"),
     ):
         if many:
             text.add("start, limit = PARTS[part]")
@@ -132,7 +143,7 @@ def _passes(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedule) 
             base = blocks[start][5]
             used = blocks[limit - 1][5] + blocks[limit - 1][4] - base  # columns of scores
         """)
-        _key_steps(text)
+        _key_steps(text, many)
         if p.chunk:
             ahead = ", ahead" if p.rows > 1 else ""
             with text.block("if start == 0:  # the chunk is the last column of the first part"):
@@ -140,24 +151,30 @@ def _passes(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedule) 
                 text.add(f"score_new_keys(turned_keys, queries, first, scores, used{ahead})")
                 text.add("used += 1")
         if p.update:
-            text.add("""
-                last_pass = first + SEQUENCES == BATCH and limit == len(blocks)
-                if last_pass:  # all old keys have been read
-                    index = locate_rows(position)
-                    write_rows(past_keys, index, new_keys)
-            """)
+            text.add(f"last_pass = first + SEQUENCES == BATCH{' and part == last_part' if many else ''}")
+            with text.block("if last_pass:  # all old keys have been read"):
+                text.add("index = locate_rows(position)")
+                _write(text, schedule, 0, "past_keys", "new_keys")
         _softmax(text, p, many)
-        _value_steps(text, p, many)
+        _value_steps(text, p, schedule)
         if p.update:
-            text.add("""
-                if last_pass:
-                    write_rows(past_values, index, new_value_rows)
-            """)
+            with text.block("if last_pass:"):
+                _write(text, schedule, 1, "past_values", "new_value_rows")
     text.add("return y, past_keys, past_values" if p.update else "return y")
 
 
-def _key_steps(text: SourceText) -> None:
-    text.add("""
+def _write(text: SourceText, schedule: DecodeSchedule, core: int, cache: str, rows: str) -> None:
+    """The update of one cache; of two cores `core` does it, when both have read."""
+    if schedule.cores == 1:
+        text.add(f"write_rows({cache}, index, {rows})")
+        return
+    text.add(f"nisa.core_barrier(data={cache}, cores=(0, 1))")
+    with text.block(f"if core == {core}:"):
+        text.add(f"write_rows({cache}, index, {rows})")
+
+
+def _key_steps(text: SourceText, many: bool) -> None:
+    text.add(f"""
 
         # Keys are transposed KEY_TILES - 1 steps ahead of their products.
         steps = []  # (load, sequence, block, first pair, pairs, whether they are the block's last)
@@ -170,7 +187,7 @@ def _key_steps(text: SourceText) -> None:
                 used_up += 1
         for step in range(KEY_TILES - 1):
             transpose_step(steps, step, blocks, transfers, pool, banks, turned)
-        if first == 0 and start == 0:  # these loads come after the first keys
+        if first == 0{" and part == first_part" if many else ""}:  # these loads come after the first keys
             queries = transpose_queries(query_rows)
             hidden, valid = make_masks(wanted, held, ones)
         for step in range(len(steps)):
@@ -196,20 +213,20 @@ def _softmax(text: SourceText, problem: DecodeProblem, many: bool) -> None:
         """)
         return
     text.add(f"""
-        if part == 0:
+        if part == first_part:
             nisa.tensor_copy(dst=running_peak, src=peaks)
         else:
             decay = raise_peaks(peaks, running_peak)
         exponentiate(scores, running_peak, used, weights)
         total = add_up(weights, used, {counters})
-        if part == 0:
+        if part == first_part:
             nisa.tensor_copy(dst=running_sum, src=total)
         else:
             merge(running_sum, decay, total)
     """)
 
 
-def _value_steps(text: SourceText, problem: DecodeProblem, many: bool) -> None:
+def _value_steps(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedule) -> None:
     with text.block("for sequence in range(SEQUENCES):"):
         text.add("sums = result[:, :, sequence * ROWS : (sequence + 1) * ROWS, :HEADS]")
         started = "start == 0 or n > start" if problem.chunk else "n > start"
@@ -228,18 +245,23 @@ def _value_steps(text: SourceText, problem: DecodeProblem, many: bool) -> None:
                 fetch(transfers, used_up + TILES, pool)
                 used_up += 1
         """)
-    if not many:
+    if schedule.parts == 1:
         text.add("store(result[:, :, : SEQUENCES * ROWS, :HEADS], inverse, first, y)")
         return
     text.add("""
         filled = result[:, :, : SEQUENCES * ROWS, :HEADS]
-        if part == 0:
+        if part == first_part:
             nisa.tensor_copy(dst=running_result, src=filled)
         else:
             merge(running_result, decay.ap([[QUERIES, WIDTH], [0, CHUNKS], [1, QUERIES]]), filled)
-        if part == len(PARTS) - 1:
-            store(running_result, invert(running_sum, valid, first), first, y)
     """)
+    with text.block("if part == last_part:"):
+        if schedule.cores == 1:
+            text.add("store(running_result, invert(running_sum, valid, first), first, y)")
+            return
+        text.add("join(running_peak, running_sum, running_result, 1 - core)")
+        with text.block("if core == 0:"):
+            text.add("store(running_result, invert(running_sum, valid, first), first, y)")
 
 
 def tuple_of(items: Iterable[str]) -> str:

@@ -41,7 +41,8 @@ class DecodeSchedule:
     """How: keys per partition and load, loads in SBUF at once, sequences at once, parts of the keys, copies.
 
     parts: softmax over all keys at once, or part after part with a running maximum (flash decoding).
-    key_tiles: banks of transposed keys.
+    key_tiles: banks of transposed keys. cores: 2 on a logical core of two, launched as kernel[2]: each does half of
+    the parts. No candidate of `schedules` does that: an artefact is launched on one core.
     """
 
     columns: int
@@ -49,11 +50,17 @@ class DecodeSchedule:
     sequences: int
     parts: int
     key_tiles: int = 3
+    cores: int = 1
+
+    def __post_init__(self) -> None:
+        if self.cores not in (1, 2) or self.parts % self.cores:
+            raise ValueError(f"{self.parts} parts on {self.cores} cores")
 
     def __str__(self) -> str:
         text = f"{self.columns} keys per partition and load, {self.tiles} loads in SBUF, "
         text += f"{self.sequences} sequences at once"
-        return text + (f", {self.parts} parts" if self.parts > 1 else "")
+        text += f", {self.parts} parts" if self.parts > 1 else ""
+        return text + (", half of them per core" if self.cores > 1 else "")
 
 
 def blocks(problem: DecodeProblem, columns: int) -> tuple[Block, ...]:
@@ -120,7 +127,7 @@ def sbuf_bytes(problem: DecodeProblem, schedule: DecodeSchedule) -> int:
     total += 2 * PARTITIONS * 4 + PARTITIONS * 4 + 6 * queries * 4  # identities, ones, statistics
     total += p.chunks * queries * size + ceil(queries / PARTITIONS) * p.head_dim * size
     if schedule.parts > 1:
-        total += p.chunks * queries * 4 + 4 * queries * 4
+        total += schedule.cores * (p.chunks + 4) * queries * 4
     return total + 64
 
 

@@ -55,17 +55,20 @@ def write(problem: DecodeProblem, schedule: DecodeSchedule, generation: int) -> 
             aliases.append((names.index(name), len(outputs)))
             outputs.append(inputs[names.index(name)])
     code = _code(problem, schedule)
-    budget = measure(code, problem.name, inputs, generation)
+    budget = measure(code, problem.name, inputs, generation, schedule.cores)
     source = _docstring(problem, schedule, budget, generation) + "\n" + code
     return KernelArtifact(
         "decode_attention", problem.name, source, inputs, tuple(outputs), tuple(aliases), str(schedule)
     )
 
 
-def measure(code: str, name: str, inputs: tuple[tuple[str, TensorType], ...], generation: int) -> Budget:
-    """The budget of a kernel's code."""
+def measure(
+    code: str, name: str, inputs: tuple[tuple[str, TensorType], ...], generation: int, cores: int = 1
+) -> Budget:
+    """The budget of a kernel's code; of two cores the first one's."""
     arrays = [np.zeros(kind.shape, kind.dtype.numpy) for _, kind in inputs]
-    run = load(code, name).specialize(TARGETS[generation]).run(*arrays, dry=True)
+    kernel = load(code, name).specialize(TARGETS[generation])
+    run = (kernel if cores == 1 else kernel[cores]).run(*arrays, dry=True)
     sbuf, psum = run.peaks[0]
     return Budget(run.instructions[0], round(sbuf.amount), round(psum.amount))
 
@@ -112,6 +115,7 @@ def _code(problem: DecodeProblem, schedule: DecodeSchedule) -> str:
         functions.append(templates.NEW_ROWS + chunk_scores(p))
     functions += [templates.KEYS, templates.SOFTMAX, templates.VALUES]
     functions += [templates.MERGE] if schedule.parts > 1 else []
+    functions += [templates.JOIN] if schedule.cores > 1 else []
     functions += [templates.UPDATE] if p.update else []
     words = {
         "dtype": dtype,

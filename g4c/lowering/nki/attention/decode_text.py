@@ -298,6 +298,25 @@ def merge(running, decay, added):
     nisa.tensor_tensor(dst=running, data1=running, data2=added, op=nl.add)
 '''
 
+JOIN = '''
+def join(running_peak, running_sum, running_result, other):
+    """Exchange with the other core, and merge: both then have the whole."""
+    peak = nl.ndarray((128, QUERIES), dtype=nl.float32, buffer=nl.sbuf)
+    total = nl.ndarray((128, QUERIES), dtype=nl.float32, buffer=nl.sbuf)
+    result = nl.ndarray((WIDTH, CHUNKS, QUERIES), dtype=nl.float32, buffer=nl.sbuf)
+    nisa.sendrecv(src=running_peak, dst=peak, send_to_rank=other, recv_from_rank=other, pipe_id=0)
+    nisa.sendrecv(src=running_sum, dst=total, send_to_rank=other, recv_from_rank=other, pipe_id=0)
+    nisa.sendrecv(src=running_result, dst=result, send_to_rank=other, recv_from_rank=other, pipe_id=0)
+    decay = raise_peaks(peak, running_peak)
+    nisa.tensor_tensor(dst=peak, data1=peak, data2=running_peak, op=nl.subtract)
+    nisa.activation(dst=peak, op=nl.exp, data=peak, scale=SCALE)
+    nisa.tensor_tensor(dst=total, data1=total, data2=peak, op=nl.multiply)
+    merge(running_sum, decay, total)
+    spread = [[QUERIES, WIDTH], [0, CHUNKS], [1, QUERIES]]
+    nisa.tensor_tensor(dst=result, data1=result, data2=peak.ap(spread), op=nl.multiply)
+    merge(running_result, decay.ap(spread), result)
+'''
+
 UPDATE = '''
 def load_column(positions):
     """positions [row, 1]."""
