@@ -217,6 +217,38 @@ PAIRS = [
               return out
             """,
         ),
+        (
+            "G4C-K029",
+            "rows of the other half, gathered",
+            "not written by this program, nor before a barrier",
+            """
+              out, half = output((2, 64)), output((2, 64))
+              me = nl.program_id(0)
+              nisa.dma_copy(dst=half[me : me + 1, :], src=x[me : me + 1, :])
+              a, index = filled((1, 64)), filled((1, 1), nl.int32, value=1 - me)
+            + nisa.core_barrier(half, (0, 1))
+              nisa.dma_copy(dst=a, src=half.ap([[64, 1], [1, 64]], vector_offset=index))  # !
+              nisa.dma_copy(dst=out[me : me + 1, :], src=a)
+              return out
+            """,
+        ),
+        (
+            "G4C-K029",
+            "both halves, of which one is masked",
+            "not written by this program, nor before a barrier",
+            """
+              out, both = output((2, 64)), output((1, 128))
+              me = nl.program_id(0)
+              nisa.dma_copy(dst=both[:, me * 64 : me * 64 + 64], src=x[me : me + 1, :])
+              a = filled((1, 128))
+              nisa.dma_copy(dst=a, src=both)  # !
+            - nisa.affine_select(a, [[1, 128]], 0, a, 0.0, nl.greater_equal, offset=-64 * (1 - me))
+            + nisa.affine_select(a, [[1, 128]], 0, a, 0.0, [nl.less, nl.greater_equal][me], offset=-64)
+              nisa.dma_copy(dst=out[me : me + 1, :], src=a[:, 0:64] if me == 0 else a[:, 64:128])
+            - nisa.dma_copy(dst=out[me : me + 1, :], src=a[:, 64:128] if me == 0 else a[:, 0:64])
+              return out
+            """,
+        ),
     )
 ] + [
     one(

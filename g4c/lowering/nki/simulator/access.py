@@ -77,8 +77,9 @@ def take(program: Program, tensor: NkiTensor) -> Taken:
     storage, values = tensor.storage, array_of(tensor)
     if storage.life is not None:
         storage.life.touch(tensor.first_row, tensor.shape[0], program.instructions, load=False)
-    if storage.writers is not None:
-        check_order(program, tensor)
+    ordered = None if storage.writers is None or not program.strict else ~_foreign(program, tensor)
+    if ordered is not None and not ordered.all():
+        return values, ordered
     if not program.strict or storage.uniform not in (None, UNWRITTEN):
         return values, None
     marks = marks_of(tensor, storage.mark_array(tensor.itemsize), storage.unit)
@@ -105,6 +106,12 @@ def leftovers(tensor: NkiTensor, defined: np.ndarray) -> Leftovers:
     storage = tensor.storage
     if storage.leftovers is not None:
         return storage.leftovers
+    if storage.writers is not None and storage.writers.any():
+        return Leftovers(
+            "G4C-K029",
+            f"{tensor!r} is read, and elements of it are not written by this program, nor before a barrier",
+            "nisa.core_barrier on the tensor orders the two programs",
+        )
     missing = np.argwhere(~defined)
     first = [int(n) for n in missing[0][: tensor.ndim]]
     what = f"element {first} of {tensor!r}, allocated at {storage.site.path}:{storage.site.line},"
@@ -121,15 +128,10 @@ def refuse_leftovers(program: Program, found: Leftovers, why: str = "") -> None:
     program.refuse(found.code, found.text + why, found.rule, found.site)
 
 
-def check_order(program: Program, tensor: NkiTensor) -> None:
-    """Refuse to read what the other program of a pair wrote since the last barrier."""
-    foreign = marks_of(tensor, tensor.storage.writers, 1) == 2 - program.number  # bit 0: program 0, bit 1: program 1
-    if foreign.any():
-        program.refuse(
-            "G4C-K029",
-            f"program {program.number} reads {tensor!r}, which program {1 - program.number} wrote",
-            "nisa.core_barrier on the tensor orders the two programs",
-        )
+def _foreign(program: Program, tensor: NkiTensor) -> np.ndarray:
+    """Which elements the other program of a pair alone has written since the last barrier: here they are undefined."""
+    writers = marks_of(tensor, tensor.storage.writers, 1) == 2 - program.number  # bit 0: program 0, bit 1: program 1
+    return writers if writers.ndim == tensor.ndim else writers.any(axis=-1)
 
 
 # Writes
@@ -216,6 +218,9 @@ def gather(program: Program, tensor: NkiTensor, indices: np.ndarray) -> Taken:
     if program.strict and storage.uniform in (None, UNWRITTEN):
         table = storage.mark_array(itemsize)
         defined = defined_marks(selectable_rows(tensor, table, storage.unit)[indices]).all(axis=-1)
+    if program.strict and storage.writers is not None:
+        ordered = (selectable_rows(tensor, storage.writers, 1)[indices] != 2 - program.number).all(axis=-1)
+        defined = ordered if defined is None else defined & ordered
     data = storage.data[storage.base : storage.base + storage.row_bytes].view(dtypes.NUMPY[tensor.dtype])
     values = selectable_rows(tensor, data, itemsize)[indices][..., 0]
     return values, None if defined is None or defined.all() else defined
