@@ -45,7 +45,7 @@ def emit(problem: PrefillProblem, schedule: PrefillSchedule, generation: int) ->
         text.add(f"{name} = {value!r}" + (f"  # {comment}" if comment else ""))
     body = KernelText(problem, schedule, plan, held)
     kernel(body)
-    for part in (body, plan.text, functions(problem)):
+    for part in (body, plan.text, functions(body)):
         text.add()
         text.add()
         text.add(str(part).rstrip())

@@ -28,15 +28,18 @@ def instructions(problem: PrefillProblem, schedule: PrefillSchedule, plan: Plan)
     count = schedule.sums_in_values(problem)
     if problem.causal and any(segment.kind == "chunk" for segment in problem.segments):
         count += 2 + (problem.window > 0)
-    count += problem.batch * _of_batch(problem)
+    count += problem.batch * _of_batch(problem, schedule)
     count += len(plan.loads) * (2 + schedule.kv_heads * turn)
+    if schedule.by_slot(problem):
+        count += 2 * sum(problem.segments[segment].kind == "past" for _, _, segment, _, _ in plan.loads)
     count += sum(3 + (problem.block_span > 0) + _of_query(problem, start) for _, start, _, _ in plan.tiles)
     return count + sum(_of_step(problem, schedule, plan, step, turn) for step in plan.steps if step["banks"])
 
 
-def _of_batch(problem: PrefillProblem) -> int:
+def _of_batch(problem: PrefillProblem, schedule: PrefillSchedule) -> int:
     """Masks of a sequence."""
-    masked = [s for s in problem.segments if problem.by_batch(s) or problem.by_query(s)]
+    by_slot = schedule.by_slot(problem)
+    masked = [s for s in problem.segments if problem.by_query(s) or (problem.by_batch(s) and not by_slot)]
     pieces = sum((2 if problem.by_batch(s) else 3) * -(-s.keys // problem.staged) for s in masked)
     return pieces + 3 * (problem.block_span > 0)
 
@@ -57,7 +60,8 @@ def _of_step(problem: PrefillProblem, schedule: PrefillSchedule, plan: Plan, ste
     runs = sum(len(neighbors) for neighbors in step["runs"])
     tiles = sum(count for neighbors in step["runs"] for _, count, _ in neighbors)
     sums = not schedule.sums_in_values(problem)
-    count = runs * (len(problem.widths) + 1) + 2 * tiles + 2 * banks + 1 + (problem.scale != 1)
+    count = runs * (len(problem.widths) + 1) + 2 * tiles + banks + 1 + (problem.scale != 1)
+    count += sum(len(r) if bank[3] == "slot" else 1 for bank, r in zip(step["banks"], step["runs"], strict=True))
     count += (turn + 1) * opens
     if plan.blocks:
         count += (not opens) + (not closes) + (not opens or not closes) + sums * (1 if opens else 2)

@@ -2,8 +2,8 @@
 
 In: the text of a kernel. Out: the lines that make masks, and those that apply them to a bank of scores.
 Invariant: a mask costs nothing more than the maximum that a softmax needs anyway: one instruction selects and reduces.
-Four kinds, as `visits` names them: band (causality and window, by row indices: one strip for all), batch (keys that all
-queries of a sequence see), query (held positions against each query's), block (image blocks).
+Five kinds, as `visits` names them: band (causality and window, by row indices: one strip for all), batch (keys that all
+queries of a sequence see), slot (the same, by key tile), query (held positions against each query's), block (images).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def of_batch(text: KernelText) -> None:
     first = "v == 0" if problem.batch == 1 else "(v == 0 or tiles[v - 1][0] != b)"
     with text.block(f"if unit % HEADS == 0 and {first}:"):
         for index, segment in enumerate(problem.segments):
-            if problem.by_query(segment) or problem.by_batch(segment):
+            if problem.by_query(segment) or (problem.by_batch(segment) and text.has("seen_by_batch")):
                 _of_segment(text, index)
         if problem.block_span:
             text.add("# Image blocks of the rows; text becomes -2, which is nobody's block.")
@@ -119,12 +119,43 @@ def _seen(text: KernelText, index: int) -> None:
         text.call("scalar_tensor_tensor", f"dst=seen{part}", data, *both)
 
 
+def of_slot(text: KernelText) -> None:
+    """With a tile of past keys that is new in SBUF, number m of the loads: which keys are there."""
+    if text.has("seen_by_slot"):
+        with text.block(f"if loads[m][2] == {text.past}:"):
+            text.add("there = seen_by_slot[:, m % SLOTS, :width]")
+            data = "data=raw_held[m % AHEAD][:, :width]"
+            text.call("tensor_scalar", "dst=there", data, "op0=nl.greater_equal", "operand0=0.0")
+
+
 def maximum(text: KernelText) -> None:
-    """The maximum of a bank, under its mask."""
+    """The maximum of a bank, under its mask; of a bank whose mask lies in several places, one for each."""
+    if "slot" not in text.masks:
+        _select(text, "peak[:rows, 1 + j : 2 + j]")
+        return
+    with text.block('if mask == "slot":'):
+        text.add("x = 0")
+        with text.block('for slot, count, span in step["runs"][j]:'):
+            text.add("""
+                there = s[:, x : x + count * span]
+                seen = seen_by_slot[:rows, slot : slot + count, :span]
+                best = peak[:rows, used : used + 1]
+            """)
+            where = ("dst=there", "predicate=seen", "on_true=there", f"on_false={UNSEEN}", "reduce_res=best")
+            text.call("select_reduce", *where, "reduce_cmd=nisa.reduce_cmd.reset_reduce")
+            text.add("x += count * span")
+            text.add("used += 1")
+    with text.block("else:"):
+        _select(text, "peak[:rows, used : used + 1]")
+        text.add("used += 1")
+
+
+def _select(text: KernelText, result: str) -> None:
+    """One instruction, under the mask that the bank has."""
     parts = {mask: part for mask, part in _PARTS.items() if mask in text.masks}
     counts = {"batch": "seen_by_batch", "query": "seen_by_query", "block": "seen_in_block"}
-    result = "peak[:rows, 1 + j : 2 + j]"
-    alone = len(text.masks) == 1
+    masks = text.masks - {"slot"}
+    alone = len(masks) == 1
     for position, (mask, part) in enumerate(parts.items()):
         line = f"seen = {part.format(text.count(counts[mask]) if mask in counts else 0)}"
         if alone:
@@ -133,7 +164,7 @@ def maximum(text: KernelText) -> None:
             with text.block(f'{"elif" if position else "if"} mask == "{mask}":'):
                 text.add(line)
     select = ("dst=s", "predicate=seen", "on_true=s", f"on_false={UNSEEN}", f"reduce_res={result}")
-    if "none" not in text.masks:
+    if "none" not in masks:
         text.call("select_reduce", *select, "reduce_cmd=nisa.reduce_cmd.reset_reduce")
         return
     plain = (f"dst={result}", "op=nl.maximum", "data=s", "axis=1")

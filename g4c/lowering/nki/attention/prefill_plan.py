@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from g4c.lowering.nki.attention.prefill_problem import BANK, P, PrefillProblem, Segment
+from g4c.lowering.nki.attention.prefill_problem import BANK, P, PrefillProblem
 from g4c.lowering.nki.attention.prefill_schedule import PrefillSchedule
 from g4c.lowering.nki.source_text import SourceText
 
@@ -55,7 +55,7 @@ def constants(problem: PrefillProblem, schedule: PrefillSchedule) -> tuple[tuple
 def plan_text(problem: PrefillProblem, schedule: PrefillSchedule, pauses: bool) -> str:
     """The functions visits, bring and plan, in terms of the `constants`."""
     text = SourceText()
-    _visits(text, problem)
+    _visits(text, problem, schedule)
     text.add()
     text.add()
     _bring(text, problem, schedule)
@@ -65,7 +65,7 @@ def plan_text(problem: PrefillProblem, schedule: PrefillSchedule, pauses: bool) 
     return str(text)
 
 
-def _visits(text: SourceText, problem: PrefillProblem) -> None:
+def _visits(text: SourceText, problem: PrefillProblem, schedule: PrefillSchedule) -> None:
     with text.block("def visits(i):"):
         text.add('"""What query tile i sees, in banks: (segment, first key, limit, mask, column of the mask)."""')
         text.add("""
@@ -77,13 +77,14 @@ def _visits(text: SourceText, problem: PrefillProblem) -> None:
             if segment.kind == "chunk" and problem.causal:
                 _chunk(text, problem, index)
             else:
-                _stored(text, problem, index, segment)
+                _stored(text, problem, index, schedule.by_slot(problem))
         text.add("return banks")
 
 
-def _stored(text: SourceText, problem: PrefillProblem, index: int, segment: Segment) -> None:
+def _stored(text: SourceText, problem: PrefillProblem, index: int, by_slot: bool) -> None:
     """All keys, masked by data."""
-    mask = "query" if problem.by_query(segment) else "batch"
+    segment = problem.segments[index]
+    mask = "query" if problem.by_query(segment) else "slot" if by_slot else "batch"
     column = problem.mask_columns(index)
     at = f"{column} + k" if column else "k"
     loop = f"""

@@ -45,6 +45,10 @@ class PrefillSchedule:
         """Whether all keys of the KV heads that are loaded together are in SBUF."""
         return self.slots >= problem.key_tiles
 
+    def by_slot(self, problem: PrefillProblem) -> bool:
+        """Whether masks of past keys come and go with their tiles, because all of them would be too many."""
+        return not self.resident(problem) and any(s.kind == "past" and problem.by_batch(s) for s in problem.segments)
+
     def sums_in_values(self, problem: PrefillProblem) -> bool:
         """Whether V gets a column of ones, which gives row sums: if a bank has room and loads stay contiguous."""
         return problem.head_dim < BANK and self.kv_heads == 1
@@ -87,6 +91,7 @@ def buffers(problem: PrefillProblem, schedule: PrefillSchedule, blocks: bool) ->
     columns = schedule.columns(problem)
     units, double = schedule.units, 2 * schedule.banks
     row = schedule.heads * problem.head_dim
+    peaks = 1 + schedule.banks * (BANK // P if schedule.by_slot(problem) else 1)
     found = [
         Buffer(
             "keys",
@@ -107,7 +112,7 @@ def buffers(problem: PrefillProblem, schedule: PrefillSchedule, blocks: bool) ->
             comment="1.0 for rows that are no padding",
         ),
         Buffer("queries", (partitions, tiles, P), dtype, units, comment="q^T"),
-        Buffer("peaks", (P, 1 + schedule.banks), "float32", units, comment="maximum so far, and of each bank"),
+        Buffer("peaks", (P, peaks), "float32", units, comment="maximum so far, and of each bank or run in it"),
         Buffer("shift", (P, 1), "float32", 3, comment="minus the maximum"),
         Buffer("weights", (P, BANK), dtype, (schedule.lag + 1) * schedule.banks, comment="P, bank by bank"),
         Buffer("turned", (P, BANK // P, P), dtype, double, comment="P^T: keys on the partitions"),
@@ -143,10 +148,14 @@ def _of_masks(problem: PrefillProblem, schedule: PrefillSchedule) -> list[Buffer
     """Masks are bytes, 1 where a query sees a key; those that need data are made from f32 positions."""
     found = []
     by_query = sum(segment.keys for segment in problem.segments if problem.by_query(segment))
-    by_batch = sum(segment.keys for segment in problem.segments if problem.by_batch(segment))
+    by_slot = schedule.by_slot(problem)
+    by_batch = 0 if by_slot else sum(segment.keys for segment in problem.segments if problem.by_batch(segment))
     if problem.causal and "chunk" in [segment.kind for segment in problem.segments]:
         found.append(Buffer("band", (P, problem.band + P), "uint8", comment="causality and window, by row indices"))
-    if problem.staged:
+    if by_slot:
+        found.append(Buffer("raw_held", (P, P), "int32", schedule.ahead, comment="positions of past keys, as loaded"))
+        found.append(Buffer("seen_by_slot", (P, schedule.slots, P), "uint8", comment="past keys that are there"))
+    elif problem.staged:
         found.append(Buffer("held", (P, problem.staged), "int32", comment="positions of keys"))
     if by_batch:
         found.append(

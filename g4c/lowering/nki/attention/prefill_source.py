@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from g4c.lowering.nki.attention import prefill_masks as masks
 from g4c.lowering.nki.attention import prefill_steps as steps
-from g4c.lowering.nki.attention.prefill_problem import PrefillProblem
 from g4c.lowering.nki.attention.prefill_text import KernelText
 from g4c.lowering.nki.source_text import SourceText
 
@@ -77,8 +76,14 @@ def _load(text: KernelText) -> None:
     text.add("""
         room = steps[max(0, n - MULTIPLIED)]["oldest"] + SLOTS
         limit = min(len(loads), transposed + AHEAD, room)
-        fetched = fetch(loads, fetched, limit, stored_keys, stored_values, raw_keys, values)
     """)
+    _fetch(text)
+
+
+def _fetch(text: KernelText) -> None:
+    """Key tiles before `limit`."""
+    held = ", past_held, raw_held" if text.has("raw_held") else ""
+    text.add(f"fetched = fetch(loads, fetched, limit, stored_keys, stored_values, raw_keys, values{held})")
 
 
 def _prepare(text: KernelText) -> None:
@@ -86,17 +91,20 @@ def _prepare(text: KernelText) -> None:
     text.add("""
         # Step n: K^T of key tiles that are new, and q^T of a unit that is.
         step = steps[n]
-        for m in range(transposed, step["needs"]):
-            limit = min(len(loads), m + AHEAD, room)
-            fetched = fetch(loads, fetched, limit, stored_keys, stored_values, raw_keys, values)
-            width = loads[m][4]
+    """)
+    with text.block('for m in range(transposed, step["needs"]):'):
+        text.add("limit = min(len(loads), m + AHEAD, room)")
+        _fetch(text)
+        text.add("width = loads[m][4]")
+        masks.of_slot(text)
+        text.add("""
             for kv in range(TOGETHER):
                 part = raw_keys[m % AHEAD][:width, kv * D : (kv + 1) * D]
                 target = keys[:, m % SLOTS, kv * D_TILES : (kv + 1) * D_TILES]
                 turn(part, turns[turning % 2], target, width)
                 turning += 1
             transposed = m + 1
-    """)
+        """)
     with text.block('if step["opens"]:'):
         text.add("""
             unit = step["unit"]
@@ -115,10 +123,24 @@ def _prepare(text: KernelText) -> None:
         """)
 
 
-def functions(problem: PrefillProblem) -> str:
+def functions(kernel: KernelText) -> str:
     """What the kernel calls: rotation, fetch, turn."""
-    text = SourceText()
-    text.add(_FUNCTIONS)
+    text, problem = SourceText(), kernel.problem
+    text.add(_ROTATION)
+    text.add()
+    text.add()
+    by_slot = kernel.has("raw_held")
+    held = ", past_held, raw_held" if by_slot else ""
+    with text.block(f"def fetch(loads, start, limit, stored_keys, stored_values, raw_keys, values{held}):"):
+        text.add('"""Issue loads start <= m < limit of key tiles; gives how many have been issued."""')
+        with text.block("for m in range(start, limit):"):
+            text.add(_FETCH)
+            if by_slot:
+                with text.block(f"if segment == {kernel.past}:"):
+                    slots = problem.segments[kernel.past].keys
+                    text.add(f"row = past_held.ap([[0, P], [1, width]], offset=b * {slots} + k)")
+                    text.add("nisa.dma_copy(dst=raw_held[m % AHEAD][:, :width], src=row)")
+        text.add("return max(start, limit)")
     text.add()
     text.add()
     ragged = len(set(problem.widths)) > 1
@@ -138,22 +160,18 @@ def functions(problem: PrefillProblem) -> str:
     return str(text)
 
 
-_FUNCTIONS = '''
+_ROTATION = '''
 def rotation(count, shape, dtype, buffer):
     """`count` tiles that are used in turn."""
     tiles = []
     for _ in range(count):
         tiles.append(nl.ndarray(shape, dtype=dtype, buffer=buffer))
     return tiles
-
-
-def fetch(loads, start, limit, stored_keys, stored_values, raw_keys, values):
-    """Issue loads start <= m < limit of key tiles; gives how many have been issued."""
-    for m in range(start, limit):
-        b, g, segment, k, width = loads[m]
-        part = stored_keys[segment][b, k : k + width, g : g + TOGETHER, :]
-        nisa.dma_copy(dst=raw_keys[m % AHEAD][:width, :], src=part)
-        part = stored_values[segment][b, k : k + width, g : g + TOGETHER, :]
-        nisa.dma_copy(dst=values[:width, m % SLOTS, : TOGETHER * D], src=part)
-    return max(start, limit)
 '''
+_FETCH = """
+b, g, segment, k, width = loads[m]
+part = stored_keys[segment][b, k : k + width, g : g + TOGETHER, :]
+nisa.dma_copy(dst=raw_keys[m % AHEAD][:width, :], src=part)
+part = stored_values[segment][b, k : k + width, g : g + TOGETHER, :]
+nisa.dma_copy(dst=values[:width, m % SLOTS, : TOGETHER * D], src=part)
+"""

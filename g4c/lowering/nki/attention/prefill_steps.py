@@ -25,6 +25,8 @@ def score(text: KernelText) -> None:
             peak = peaks[unit]
         """)
         text.tile('step["unit"] // HEADS')
+        if "slot" in text.masks:
+            text.add("used = 1")
         with text.block("for j in range(len(scored_banks)):"):
             text.add("""
                 segment, first, last, mask, column = scored_banks[j]
@@ -96,9 +98,10 @@ def _exponentials(text: KernelText) -> None:
     """The maximum of step n - 1, and P."""
     text.add("step = steps[n - 1]")
     text.tile('step["unit"] // HEADS')
-    text.add("""
+    used = "used" if "slot" in text.masks else "1 + len(scored_banks)"
+    text.add(f"""
         peak = peaks[step["unit"] % UNITS]
-        every = peak[:rows, : 1 + len(scored_banks)]
+        every = peak[:rows, : {used}]
         minus = shift[n % 3][:rows, :]
         nisa.tensor_reduce(dst=minus, op=nl.maximum, data=every, axis=1, negate=True)
     """)

@@ -23,6 +23,7 @@ class KernelText(SourceText):
         super().__init__()
         self.problem, self.schedule, self.plan, self.held = problem, schedule, plan, held
         self.sums = not schedule.sums_in_values(problem)  # Scalar counts row sums
+        self.past = next((index for index, s in enumerate(problem.segments) if s.kind == "past"), -1)
         self.masks = {mask for step in plan.steps for _, _, _, mask, _ in step["banks"]}
 
     def has(self, name: str) -> bool:
