@@ -80,7 +80,8 @@ def _start(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedule) -
         identity = nl.shared_identity_matrix(128, dtype=nl.float32)
         ones = nl.ndarray((128, 128), dtype=nl.float32, buffer=nl.sbuf)
         nisa.memset(dst=ones, value=1.0)
-        fetch(transfers, 0, pool)
+        for n in range(FIRST_LOADS):
+            fetch(transfers, n, pool)
         query_rows = load_queries(q)
         wanted, held = load_positions(positions, {", ".join(f"{name}_held" for name in stored)})
     """)
@@ -99,7 +100,7 @@ def _start(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedule) -
         text.add(f"new_value_rows = {rows}")
         text.add("position = load_column(positions)")
     text.add("""
-        for n in range(1, TILES):
+        for n in range(FIRST_LOADS, TILES):
             fetch(transfers, n, pool)
     """)
     if p.chunk and p.rows > 1:

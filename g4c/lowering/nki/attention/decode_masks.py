@@ -69,7 +69,7 @@ def _row_masks(text: SourceText, problem: DecodeProblem, mixed: list[tuple[int, 
     if problem.window:
         text.add("""
             oldest = nl.ndarray((128, rows), dtype=nl.float32, buffer=nl.sbuf)  # what lies behind the window
-            behind = float(WINDOW)
+            behind = 1.0 * WINDOW
             nisa.tensor_scalar(dst=oldest, data=wanted, op0=nl.subtract, operand0=behind, op1=nl.maximum, operand1=-1.0)
         """)
     if mixed:

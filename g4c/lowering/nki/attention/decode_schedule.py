@@ -18,7 +18,7 @@ from g4c.lowering.nki.simulator import generation as generations
 BANK = 2048  # bytes per partition of a PSUM bank
 _GENERATIONS = {2: generations.V2, 3: generations.V3, 4: generations.V4}
 _ROW_BYTES = (4096, 8192)  # contiguous per partition and load: DMA is slower below, latency is longer above
-_MANY_SCORES = 8192  # per partition: their softmax takes longer than the next loads, so that parts may be better
+_MANY_SCORES = 9216  # per partition: their softmax takes longer than the next loads, so that parts may be better
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,13 @@ def score_columns(problem: DecodeProblem, schedule: DecodeSchedule) -> int:
 def pairs(problem: DecodeProblem) -> int:
     """Keys of one head and column ("pairs") whose transposes, [128, chunks, 128], fill a bank."""
     return max(1, BANK // (problem.chunks * PARTITIONS * problem.itemsize))
+
+
+def first_loads(problem: DecodeProblem, schedule: DecodeSchedule) -> int:
+    """Loads of keys that are transposed while the queries come: 1 MiB, about 3 us."""
+    first, limit = parts(problem, schedule)[0]
+    load = PARTITIONS * schedule.columns * problem.slot * problem.itemsize
+    return min(schedule.tiles, (limit - first) * schedule.sequences, max(1, 2**20 // load))
 
 
 def result_rows(problem: DecodeProblem, schedule: DecodeSchedule) -> tuple[int, int]:

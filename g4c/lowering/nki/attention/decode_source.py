@@ -22,6 +22,7 @@ from g4c.lowering.nki.attention.decode_schedule import (
     BANK,
     DecodeSchedule,
     blocks,
+    first_loads,
     pairs,
     parts,
     psum_banks,
@@ -147,6 +148,7 @@ def _constants(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedul
         SEQUENCES = {schedule.sequences}  # at once
         QUERIES = {schedule.sequences * p.queries}  # rows and heads of these
         TILES = {schedule.tiles}  # loads that are in SBUF at once
+        FIRST_LOADS = {first_loads(p, schedule)}  # that are issued before those of queries and positions
         COLUMNS = {schedule.columns}  # keys per partition and load
         PAIRS = {pairs(p)}  # (column, KV head) pairs whose keys are transposed in one step
         KEY_TILES = {schedule.key_tiles}  # banks of transposed keys

@@ -35,12 +35,13 @@ def transpose_queries(tiles):
     queries = nl.ndarray((WIDTH, CHUNKS, BATCH * ROWS, HEADS), dtype=$dtype, buffer=nl.sbuf)
     for n in range(len(tiles)):
         count = min(128, total - n * 128)
-        bank = nl.ndarray((WIDTH, CHUNKS, count), dtype=$dtype, buffer=nl.psum)
+        pitch = count + count % 2  # PSUM is written at multiples of 4 bytes
+        bank = nl.ndarray((WIDTH, CHUNKS, pitch), dtype=$dtype, buffer=nl.psum)
         for c in range(CHUNKS):
             columns = slice(c * WIDTH, (c + 1) * WIDTH)
-            nisa.nc_transpose(dst=bank[:, c], data=tiles[n][:, columns], engine=nisa.engine.tensor)
+            nisa.nc_transpose(dst=bank[:, c, :count], data=tiles[n][:, columns], engine=nisa.engine.tensor)
         part = queries.ap([[CHUNKS * total, WIDTH], [total, CHUNKS], [1, count]], offset=n * 128)
-        nisa.activation(dst=part, op=nl.copy, data=bank)  # the Vector Engine has the first keys to copy
+        nisa.activation(dst=part, op=nl.copy, data=bank[:, :, :count])  # Vector has the first keys to copy
     return queries
 '''
 
@@ -348,7 +349,7 @@ SEQUENCE_OFFSETS = """
     # row // ROWS: what is subtracted makes it the nearest integer.
     half, share = (ROWS - 1) / 2, 1.0 / ROWS
     nisa.tensor_scalar(dst=sequence, data=sequence, op0=nl.subtract, operand0=half, op1=nl.multiply, operand1=share)
-    nisa.tensor_scalar(dst=sequence, data=sequence, op0=nl.multiply, operand0=float(SLOTS))"""
+    nisa.tensor_scalar(dst=sequence, data=sequence, op0=nl.multiply, operand0=1.0 * SLOTS)"""
 
 ADD_POWER = """
     nisa.tensor_tensor(dst=index, data1=index, data2=sequence, op=nl.bitwise_or)"""
@@ -358,10 +359,10 @@ LOCATE = """    # position // SLOTS: what is subtracted makes it the nearest int
     half, share = (SLOTS - 1) / 2, 1.0 / SLOTS
     nisa.tensor_scalar(dst=laps, data=position, op0=nl.subtract, operand0=half, op1=nl.multiply, operand1=share)
     nisa.scalar_tensor_tensor(
-        dst=index, data=laps, op0=nl.multiply, operand0=float(-SLOTS), op1=nl.add, operand1=position
+        dst=index, data=laps, op0=nl.multiply, operand0=-1.0 * SLOTS, op1=nl.add, operand1=position
     )
     padding = nl.ndarray((rows, 1), dtype=nl.int32, buffer=nl.sbuf)
-    past_the_end = float(BATCH * SLOTS)
+    past_the_end = 1.0 * BATCH * SLOTS
     nisa.tensor_scalar(dst=padding, data=position, op0=nl.less, operand0=0.0, op1=nl.multiply, operand1=past_the_end)
     nisa.tensor_tensor(dst=index, data1=index, data2=padding, op=nl.add)"""
 
