@@ -165,7 +165,7 @@ def _roofline(profiles: list[Profile], machine: Machine) -> tuple[float, list[st
     parts += [_line(x0, y0, x1, y1, _INK, 2), _line(x1, y1, x2, y1, _INK, 2)]
     parts += [
         _text(x2, y1 - 7, f"array: {peak:.1f} TFLOP/s bf16", 11, "end", _MUTED),
-        _text(x1 - 12, y1 + 24, f"HBM: {machine.hbm_bandwidth:.0f} GB/s", 11, "end", _MUTED),
+        _text((x0 + x1) / 2 - 14, (y0 + y1) / 2 - 6, f"HBM: {machine.hbm_bandwidth:.0f} GB/s", 11, "end", _MUTED),
     ]
     for number, profile, (x, y) in zip(count(1), profiles, points, strict=False):
         px, py = at(x, y)
@@ -174,14 +174,29 @@ def _roofline(profiles: list[Profile], machine: Machine) -> tuple[float, list[st
         parts.append(
             f'<circle cx="{px:.1f}" cy="{py:.1f}" r="5" fill="{color}"><title>{escape(title)}</title></circle>'
         )
-        parts.append(_text(px + 8, py + 4, str(number), 11))
         top = _TOP + 4 + 34 * (number - 1)
         parts.append(f'<circle cx="{right + 36:.1f}" cy="{top - 4:.1f}" r="5" fill="{color}"/>')
         parts.append(_text(right + 48, top, f"{number}  {_short(profile.name)}"))
         roof = min(peak, machine.hbm_bandwidth * x / 1000)
         note = f"{profile.us:,.1f} us, {y / roof:.0%} of its roof, bound by {TITLES.get(profile.bound, profile.bound)}"
         parts.append(_text(right + 48, top + 14, note, 11, color=_MUTED))
+    parts += _numbers([at(x, y) for x, y in points])
     return max(height + 10, _TOP + 34 * len(profiles) + 20), parts
+
+
+def _numbers(places: list[tuple[float, float]]) -> list[str]:
+    """Numbers beside points; those of points that lie together in one list."""
+    groups: list[list[int]] = []
+    for n, (x, y) in enumerate(places):
+        near = (g for g in groups if abs(places[g[0]][0] - x) < 16 and abs(places[g[0]][1] - y) < 14)
+        group = next(near, None)
+        if group is None:
+            groups.append([n])
+        else:
+            group.append(n)
+    texts = [", ".join(str(n + 1) for n in group) for group in groups]
+    right = [max(places[n][0] for n in group) for group in groups]
+    return [_text(x + 9, places[g[0]][1] + 4, text, 11) for x, g, text in zip(right, groups, texts, strict=True)]
 
 
 def _short(name: str) -> str:
