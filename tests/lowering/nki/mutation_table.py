@@ -113,7 +113,7 @@ ONLINE = (
 
 # Generated decode attention with the update of a ring.
 STEP = (
-    ("off by one slot", "operand0=float(-SLOTS)", "operand0=float(1 - SLOTS)", NUMBERS),
+    ("off by one slot", "operand0=-1.0 * SLOTS", "operand0=1.0 - SLOTS", NUMBERS),
     (
         "the cache is written before it is read",
         "buffer=nl.shared_hbm)\n",
@@ -126,7 +126,7 @@ STEP = (
         "write_rows(past_values, index, new_keys)",
         NUMBERS,
     ),
-    ("a window that is one too short", "behind = float(WINDOW)", "behind = float(WINDOW - 1)", NUMBERS),
+    ("a window that is one too short", "behind = 1.0 * WINDOW", "behind = 1.0 * WINDOW - 1", NUMBERS),
     ("empty slots are seen", "operand1=-1.0)", "operand1=-2.0)", NUMBERS),
     ("padding is written", "src=rows, oob_mode=nisa.oob_mode.skip", "src=rows", "G4C-K015"),
     (
