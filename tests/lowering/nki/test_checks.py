@@ -142,3 +142,22 @@ def test_a_kernel_that_calls_a_kernel_warns() -> None:
     """NKI's migration guide wants the decorator removed, but its library has such kernels: they run."""
     with pytest.warns(SimulationWarning, match="inner is decorated with @nki.jit and called by a kernel"):
         load(CALLS, "kernel").specialize("trn2")(X)
+
+
+CLEARED = f"""{HEADER}def kernel(x):
+    w, p = filled((128, 64)), filled((64, 64), buffer=nl.psum)
+    out = output((64, 64))
+    nisa.dma_copy(dst=w, src=x)
+    for _ in range(2):
+        nisa.nc_matmul(dst=p, stationary=w, moving=w)
+    nisa.tensor_copy(dst=w[:64, :], src=p)
+    nisa.dma_copy(dst=out, src=w[:64, :])
+    return out
+"""
+
+
+def test_a_memset_of_zeros_before_a_group_that_infers_its_beginning_warns() -> None:
+    """Overwriting and adding are the same: the result is right on the device whatever it does."""
+    with pytest.warns(SimulationWarning, match="a matmul follows a memset of PSUM to zero"):
+        found = load(CLEARED, "kernel").specialize("trn2")(X)
+    np.testing.assert_allclose(found, 2 * X.T @ X)
