@@ -119,7 +119,7 @@ def test_masks_of_a_past_come_and_go_with_its_keys(schedule: PrefillSchedule) ->
 def test_all_candidates_give_the_same() -> None:
     kind = problem("4:2", 256, 300, 300, 2)
     found = schedules(kind, 3)
-    assert len(found) > 2
+    assert len(found) == 2
     for schedule in found:
         check(make(kind, [(200, 300), (300, 90)]), 3, schedule)
 
