@@ -5,7 +5,8 @@ Nothing is measured.
 Prefill attention, 8 query heads of one KV head, bf16, at several lengths: head_dim 256 with windows of 512 and 1024,
 head_dim 512 without. Beside g4c's kernel, which takes the cheapest of its schedules:
 (a) the same work with K and V loaded, and K transposed, again for every query tile and head, as a flash kernel does
-    that shares nothing between them. One head is costed, times 8. `a full` sees every earlier key: without the window;
+    that shares nothing between them. One head is costed, times 8. `a PE` is what PE alone would take if DMA were free;
+    `a full` sees every earlier key: without the window;
 (b) the decomposed form: all scores to HBM, softmax, probabilities from HBM. One head is costed, times 8;
 (c) the bound of the array: the multiply-adds of the pairs of query and key that see each other, nothing else.
 The kernels of (a) and (b) are in attention_peers.py. Published: the time per KV head of the d 256 kernel of
@@ -62,6 +63,7 @@ class Prefill:
     pe_busy: float
     hbm_bytes: int
     reloaded_us: float
+    reloaded_pe_us: float
     reloaded_full_us: float | None
     reloaded_hbm_bytes: int
     decomposed_us: float
@@ -138,6 +140,7 @@ def prefill_row(length: int, head_dim: int, window: int, generation: int) -> Pre
         0.0 if ours is None else ours.profile.share("pe"),
         0 if ours is None else ours.profile.hbm_bytes,
         HEADS * reloaded.us,
+        HEADS * reloaded.engines["pe"].busy_us,
         None if full is None else HEADS * full.us,
         HEADS * reloaded.hbm_bytes,
         HEADS * decomposed.us,
@@ -202,9 +205,9 @@ def show(prefills: Iterator[Prefill], streams: Iterator[Stream], generation: int
         f"modelled on one NeuronCore-v{generation}: array {machine.peak_flops / 1000:.1f} TFLOP/s bf16, HBM "
         f"{machine.hbm_bandwidth:.0f} GB/s\n\nprefill attention, {HEADS} query heads of one KV head, us"
     )
-    titles = ("d", "window", "tokens", "ours", "PE busy", "of bound", "HBM MB", "(a)", "a/ours", "MB", "a full")
+    titles = ("d", "window", "tokens", "ours", "PE busy", "of bound", "HBM MB", "(a)", "a/ours", "MB", "a PE", "a full")
     titles += ("(b)", "b/ours", "MB", "(c) bound", "published")
-    line = "{:>4} {:>6} {:>6} {:>9} {:>7} {:>8} {:>7} {:>9} {:>6} {:>7} {:>9} {:>9} {:>6} {:>7} {:>9} {:>9}"
+    line = "{:>4} {:>6} {:>6} {:>9} {:>7} {:>8} {:>7} {:>9} {:>6} {:>7} {:>7} {:>9} {:>9} {:>6} {:>7} {:>9} {:>9}"
     print(line.format(*titles))
     for row in prefills:
         ours = row.ours_us
@@ -220,6 +223,7 @@ def show(prefills: Iterator[Prefill], streams: Iterator[Stream], generation: int
                 f"{row.reloaded_us:,.0f}",
                 f"{row.reloaded_us / ours:.2f}" if ours else "",
                 f"{row.reloaded_hbm_bytes / 1e6:,.0f}",
+                f"{row.reloaded_pe_us:,.0f}",
                 f"{row.reloaded_full_us:,.0f}" if row.reloaded_full_us else "",
                 f"{row.decomposed_us:,.0f}",
                 f"{row.decomposed_us / ours:.2f}" if ours else "",
