@@ -42,6 +42,8 @@ def constants(problem: PrefillProblem, schedule: PrefillSchedule) -> tuple[tuple
         ("SLOTS", schedule.slots, "key tiles in SBUF"),
         ("AHEAD", schedule.ahead, "key tiles that are loaded, but not transposed yet"),
         ("BLOCK_BANKS", schedule.banks, "PSUM banks of scores that share one maximum"),
+        ("SCORES", schedule.scores, "PSUM banks of scores, in rotation"),
+        ("PRODUCTS", schedule.products, "PSUM banks of products with V, in rotation"),
         ("TURNED", schedule.added - 2, "steps from one's preparation to its P^T"),
         ("MULTIPLIED", schedule.added - 1, "steps from one's preparation to its P V"),
         ("ADDED", schedule.added, "steps from one's preparation to the end of its work"),

@@ -45,6 +45,16 @@ class PrefillSchedule:
         """Whether all keys of the KV heads that are loaded together are in SBUF."""
         return self.slots >= problem.key_tiles
 
+    @property
+    def scores(self) -> int:
+        """PSUM banks of scores: a block's, and at least 3."""
+        return max(3, self.banks)
+
+    @property
+    def products(self) -> int:
+        """PSUM banks of P V: what scores and the two of transposes leave."""
+        return 6 - self.scores
+
     def by_slot(self, problem: PrefillProblem) -> bool:
         """Whether masks of past keys come and go with their tiles, because all of them would be too many."""
         return not self.resident(problem) and any(s.kind == "past" and problem.by_batch(s) for s in problem.segments)
@@ -119,9 +129,9 @@ def buffers(problem: PrefillProblem, schedule: PrefillSchedule, blocks: bool) ->
         Buffer("inverse", (P, 1), "float32", 3, comment="1 / sum"),
         *_of_blocks(problem, schedule, blocks),
         *_of_masks(problem, schedule),
-        Buffer("scores", (P, BANK), "float32", 4, "psum", "S = q K^T"),
+        Buffer("scores", (P, BANK), "float32", schedule.scores, "psum", "S = q K^T"),
         Buffer("turns", (P, BANK // P, P), dtype, 2, "psum", "transposes"),
-        Buffer("products", (P, columns), "float32", 2, "psum", "P V"),
+        Buffer("products", (P, columns), "float32", schedule.products, "psum", "P V"),
     ]
     return tuple(found)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from g4c.lowering.nki.attention.prefill_masks import maximum
 from g4c.lowering.nki.attention.prefill_text import KernelText
 
-_RESULT = 'products[(n - 1) % 2] if step["opens"] else state[step["unit"] % UNITS]'
+_RESULT = 'products[(n - 1) % PRODUCTS] if step["opens"] else state[step["unit"] % UNITS]'
 
 
 def score(text: KernelText) -> None:
@@ -31,7 +31,7 @@ def score(text: KernelText) -> None:
             text.add("""
                 segment, first, last, mask, column = scored_banks[j]
                 width = last - first
-                s = scores[(bank + j) % 4][:rows, :width]
+                s = scores[(bank + j) % SCORES][:rows, :width]
                 x = 0
             """)
             _products(text)
@@ -115,7 +115,7 @@ def _exponentials(text: KernelText) -> None:
         text.add("""
             width = scored_banks[i][2] - scored_banks[i][1]
             p = weights[(n - 1) % TURNED * BLOCK_BANKS + i][:rows, :width]
-            s = scores[(bank + i) % 4][:rows, :width]
+            s = scores[(bank + i) % SCORES][:rows, :width]
         """)
         sums: tuple[str, ...] = ()
         if text.sums:
@@ -140,7 +140,7 @@ def _multiply(text: KernelText) -> None:
         for slot, count, span in steps[n - MULTIPLIED]["runs"][j]:
             for c in range(count):
                 nisa.nc_matmul(
-                    dst=products[n % 2][:rows, :],
+                    dst=products[n % PRODUCTS][:rows, :],
                     stationary=p_t[:span, t, :rows],
                     moving=values[:span, slot + c, first : first + COLUMNS],
                     accumulate=(j + t > 0),
@@ -161,7 +161,7 @@ def add(text: KernelText) -> None:
         """)
         text.tile('step["unit"] // HEADS')
         text.add("""
-            product = products[(n - 1) % 2][:rows, :]
+            product = products[(n - 1) % PRODUCTS][:rows, :]
             so_far = state[step["unit"] % UNITS][:rows, :]
             alpha = decay[(n + 1) % ADDED][:rows, :]
         """)
@@ -191,7 +191,7 @@ def divide(text: KernelText) -> None:
         text.tile('step["unit"] // HEADS')
         text.add("share = inverse[n % 3][:rows, :]")
         if not text.sums:
-            result = f"({_RESULT})" if text.plan.blocks else "products[(n - 1) % 2]"
+            result = f"({_RESULT})" if text.plan.blocks else "products[(n - 1) % PRODUCTS]"
             text.add(f"row_sum = {result}[:rows, D : D + 1]")
         elif text.plan.blocks:
             text.add('row_sum = total[step["unit"] % UNITS][:rows, :]')
@@ -222,7 +222,7 @@ def store(text: KernelText) -> None:
         text.add("# y = result / sum.")
         text.add("step = steps[n - ADDED]")
         text.tile('step["unit"] // HEADS')
-        text.add(f"result = {_RESULT if text.plan.blocks else 'products[(n - 1) % 2]'}")
+        text.add(f"result = {_RESULT if text.plan.blocks else 'products[(n - 1) % PRODUCTS]'}")
         text.add("""
             first = step["unit"] % HEADS * D
             out = results[closed // HEADS % 2]
