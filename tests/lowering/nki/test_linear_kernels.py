@@ -60,7 +60,7 @@ def test_tails(generation: int, dtype, rows: tuple[int, ...], depth: int, widths
             check(problem, schedule, generation)
 
 
-@pytest.mark.parametrize(("rows", "block"), [((1, 512), 512), ((2, 200), 256), ((700,), 384)], ids=str)
+@pytest.mark.parametrize(("rows", "block"), [((1, 512), 512), ((2, 200), 256), ((700,), 384), ((1030,), 384)], ids=str)
 def test_blocks_of_rows(rows: tuple[int, ...], block: int) -> None:
     """Prefill: several tiles of rows share a pass over the weights, the last block is shorter."""
     problem = ProjectionProblem(rows, 512, (640, 128), BF16, 1e-6)

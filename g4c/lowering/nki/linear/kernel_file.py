@@ -55,6 +55,12 @@ def generation_of(number: int) -> Generation:
     return TARGETS[_TARGET[number]]
 
 
+def row_blocks(count: int) -> list[int]:
+    """Into blocks of how many rows `count` rows may be cut, most first: equal ones of up to 512, in tiles of 128."""
+    passes = sorted({-(-count // most) for most in (512, 384, 256, 128)})
+    return [min(count, -(-count // (128 * n)) * 128) for n in passes]
+
+
 def make_artifact(kernel: KernelText, generation: int) -> KernelArtifact:
     """The kernel as a file. The budget in its docstring is that of a dry run under the rules of `generation`."""
     bare = _file(kernel, ())

@@ -14,7 +14,7 @@ from g4c.ir.module import Function
 from g4c.ir.ops import RmsNormOp
 from g4c.ir.types import DType, TensorType
 from g4c.lowering.nki.artifact import KernelArtifact
-from g4c.lowering.nki.linear.kernel_file import KernelText, generation_of, make_artifact
+from g4c.lowering.nki.linear.kernel_file import KernelText, generation_of, make_artifact, row_blocks
 from g4c.lowering.nki.source_text import SourceText
 
 _SUM_BANKS = 6  # of 8; transposes and norms use the others
@@ -94,7 +94,7 @@ def _forms(count: int) -> list[tuple[int, bool]]:
     """(rows, stationary): in decode either way, many rows as stationary tiles of x."""
     if count <= 128:
         return [(count, True), (count, False)]
-    return [(min(rows, count), False) for rows in (384, 512, 256, 128) if rows == 128 or count > rows - 128]
+    return [(rows, False) for rows in row_blocks(count)]
 
 
 def _columns(width: int, rows: int, stationary: bool) -> int:

@@ -15,7 +15,7 @@ from g4c.ir.module import Function
 from g4c.ir.ops import RmsNormOp
 from g4c.ir.types import DType, TensorType
 from g4c.lowering.nki.artifact import KernelArtifact
-from g4c.lowering.nki.linear.kernel_file import KernelText, generation_of, make_artifact
+from g4c.lowering.nki.linear.kernel_file import KernelText, generation_of, make_artifact, row_blocks
 from g4c.lowering.nki.source_text import SourceText
 
 _SUM_BANKS = 6  # of 8; transposes and norms use the others
@@ -87,15 +87,15 @@ class ResidualSchedule:
 
 
 def schedules(problem: ResidualProblem, generation: int) -> tuple[ResidualSchedule, ...]:
-    """Candidates, best guess first. G4C-K040: none fits."""
-    found = []
+    """Two candidates, best guess first: the largest blocks of rows and columns that fit. G4C-K040: none fits."""
+    found: list[ResidualSchedule] = []
     usable = generation_of(generation).sbuf_usable
-    sizes = sorted({min(rows, problem.count) for rows in (512, 384, 256, 128)}, reverse=True)
+    sizes = row_blocks(problem.count)
     for rows in sizes:
-        most = 128 * _SUM_BANKS * (512 // rows)
-        for columns in sorted({min(most, _widest(problem), n) for n in _COLUMNS}):
+        most = min(128 * _SUM_BANKS * (512 // rows), _widest(problem))
+        for columns in sorted({min(most, n) for n in _COLUMNS}, reverse=True):
             slots = min(_MOST_SLOTS, (usable - _resident_bytes(problem, rows)) // _slot_bytes(problem, columns))
-            if slots >= _LEAST_SLOTS:
+            if slots >= _LEAST_SLOTS and len(found) < 2:
                 found.append(ResidualSchedule(rows, columns, slots))
     if not found:
         raise G4cError(
@@ -116,18 +116,26 @@ def _slot_bytes(problem: ResidualProblem, columns: int) -> int:
 
 
 def _resident_bytes(problem: ResidualProblem, rows: int) -> int:
-    """Bytes per partition of all but the ring."""
+    """Bytes per partition of all but the ring: of the part that needs the most of them."""
     size = problem.dtype.bits // 8
-    tiles = -(-problem.width // 128)
-    row_tiles = -(-rows // 128)
-    features = problem.width + problem.attention + problem.per_layer
-    loaded = row_tiles * features * size
-    stream = tiles * rows * size
-    operand = -(-max(problem.attention, problem.width, problem.per_layer) // 128) * rows * size
-    gated = -(-max(problem.mlp, problem.per_layer) // 128) * rows * size
-    gelu = (_SUM_BANKS + 2) * 2048 if problem.mlp or problem.per_layer else 0
-    scratch = tiles * rows * 4 + 5 * 2048 + 512 + 5 * (tiles * 4 + 512)
-    return loaded + stream + operand + gated + gelu + scratch
+
+    def features(width: int) -> int:
+        return -(-width // 128) * rows * size
+
+    stream, gate = features(problem.width), features(problem.per_layer)
+    product = -(-problem.width // 128) * rows * 4
+    loaded = -(-rows // 128) * (problem.width + problem.attention + problem.per_layer) * size
+    gelu = _SUM_BANKS * 2048
+    most = max(
+        loaded + features(problem.attention) + gate,
+        features(problem.attention) + gate + product,
+        features(problem.width) + gate + max(product, features(problem.mlp) + gelu) if problem.mlp else 0,
+        features(problem.mlp) + gate + product,
+        2 * gate + max(product, gelu),
+        loaded,
+    )
+    small = 4 * (-(-problem.width // 128) * 4 + 512) + 5 * 2048 + 512 + 512
+    return stream + most + small
 
 
 def emit(problem: ResidualProblem, schedule: ResidualSchedule, generation: int) -> KernelArtifact:
