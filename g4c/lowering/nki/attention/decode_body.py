@@ -39,6 +39,7 @@ def _start(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedule) -
     p, stored, dtype = problem, [name for name in problem.labels if name != "chunk"], NL[problem.dtype]
     if schedule.parts > 1:
         text.add(_OWN_PARTS[schedule.cores])
+    text.add()
     text.add("""
         # Blocks of a sequence's keys: (segment, first key, keys between partitions, partitions, columns, first column).
         # Each partition has consecutive keys: masks go by position, so their order is free.
@@ -58,8 +59,8 @@ def _start(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedule) -
             column += 1
     keys, values = (tuple_of(f"{name}_{what}" for name in stored) for what in ("keys", "values"))
     lengths = tuple_of(str(segment.keys) for segment in p.stored)
+    text.add()
     text.add(f"""
-
         # Loads in the order of their use: (tensor, first element, elements between partitions, partitions, elements).
         lengths = {lengths}
         transfers = []
@@ -75,8 +76,8 @@ def _start(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedule) -
         for _ in range(TILES):
             pool.append(nl.ndarray((128, COLUMNS * SLOT), dtype={dtype}, buffer=nl.sbuf))
     """)
+    text.add()
     text.add(f"""
-
         identity = nl.shared_identity_matrix(128, dtype=nl.float32)
         ones = nl.ndarray((128, 128), dtype=nl.float32, buffer=nl.sbuf)
         nisa.memset(dst=ones, value=1.0)
@@ -109,8 +110,8 @@ def _start(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedule) -
 
 def _tiles(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedule) -> None:
     dtype = NL[problem.dtype]
+    text.add()
     text.add(f"""
-
         banks, turned, products = [], [], []  # transposed keys in PSUM and in SBUF, their products in PSUM
         for _ in range(KEY_TILES):
             banks.append(nl.ndarray((WIDTH, PAIRS, CHUNKS, 128), dtype={dtype}, buffer=nl.psum))
@@ -175,8 +176,8 @@ def _write(text: SourceText, schedule: DecodeSchedule, core: int, cache: str, ro
 
 
 def _key_steps(text: SourceText, many: bool) -> None:
+    text.add()
     text.add(f"""
-
         # Keys are transposed KEY_TILES - 1 steps ahead of their products.
         steps = []  # (load, sequence, block, first pair, pairs, whether they are the block's last)
         for sequence in range(SEQUENCES):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from string import Template
+from textwrap import fill
 
 import numpy as np
 
@@ -75,25 +76,25 @@ def measure(
 
 
 def _docstring(problem: DecodeProblem, schedule: DecodeSchedule, budget: Budget, generation: int) -> str:
-    p, text = problem, SourceText()
-    loads, row = blocks(p, schedule.columns), schedule.columns * p.slot * p.itemsize
-    keys = " and ".join(f"{segment.keys} keys ({segment.kind})" for segment in p.segments)
+    p, loads = problem, blocks(problem, schedule.columns)
+    keys = " and ".join(f"{segment.keys} ({segment.kind})" for segment in p.segments)
     window = f", window {p.window}" if p.window else ""
     update = "; the chunk's rows are written into the past" if p.update else ""
-    text.add(f'"""Decode attention: {p.rows} rows of {p.heads} heads over {p.kv_heads} KV heads of {p.head_dim}.')
-    text.add()
-    text.add(f"Shape: batch {p.batch}, {keys}{window}, {p.dtype.mlir}{update}.")
-    text.add(f"""
-        Schedule: {schedule}.
-            {len(loads)} loads of a sequence's keys, as many of its values, of up to {row} contiguous bytes per
-            partition. The tensor engine transposes the keys; scores are [keys, queries], and all of a part are there
-            before its softmax, while values come in.
-        Budget on NeuronCore-v{generation}: {budget.instructions} instructions; every tile in a place of its own takes
-            {sbuf_bytes(p, schedule)} bytes of SBUF per partition and {psum_banks(p, schedule)} PSUM banks; what lives
-            at once takes {budget.sbuf} and {budget.psum}.
-    """)
-    text.add('"""')
-    return str(text)
+    paragraphs = (
+        f"Shape: batch {p.batch}, keys {keys}{window}, {p.dtype.mlir}{update}.",
+        f"Schedule: {schedule}. A sequence's keys come in {len(loads)} loads of up to "
+        f"{schedule.columns * p.slot * p.itemsize} contiguous bytes per partition, its values in as many. The tensor "
+        "engine transposes the keys; scores are [keys, queries], and all of a part are there before its softmax, while "
+        "values come in.",
+        f"Budget on NeuronCore-v{generation}: {budget.instructions} instructions; every tile in a place of its own "
+        f"takes {sbuf_bytes(p, schedule)} bytes of SBUF per partition and {psum_banks(p, schedule)} PSUM banks; what "
+        f"lives at once takes {budget.sbuf} and {budget.psum}.",
+    )
+    rows = f"{p.rows} {'row' if p.rows == 1 else 'rows'}"
+    title = f"{rows}, {p.heads} query heads, KV heads: {p.kv_heads}, head_dim {p.head_dim}."
+    lines = [f'"""Decode attention: {title}', ""]
+    lines += [fill(paragraph, 120, subsequent_indent="    ") for paragraph in paragraphs]
+    return "\n".join([*lines, '"""', ""])
 
 
 def _code(problem: DecodeProblem, schedule: DecodeSchedule) -> str:
@@ -143,8 +144,8 @@ def _constants(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedul
         text.add(f"WINDOW = {p.window}")
     if p.update:
         text.add(f"SLOTS = {p.past}")
+    text.add()
     text.add(f"""
-
         SEQUENCES = {schedule.sequences}  # at once
         QUERIES = {schedule.sequences * p.queries}  # rows and heads of these
         TILES = {schedule.tiles}  # loads that are in SBUF at once
