@@ -102,7 +102,7 @@ ONLINE = (
     ("a sum that nobody starts", RESET, REDUCE, "G4C-K027", 2),
     ("products without a beginning", "accumulate=(j + t > 0)", "accumulate=(t >= 0)", "G4C-K012"),
     ("only the last keys' products", "accumulate=(j + t > 0)", "accumulate=False", NUMBERS),
-    ("scores of the wrong bank", "s = scores[(bank + i) % 4]", "s = scores[(bank + i + 1) % 4]", "G4C-K011"),
+    ("scores of the wrong bank", "scores[(bank + i) % SCORES]", "scores[(bank + i + 1) % SCORES]", "G4C-K011"),
     (
         "the divisor of another query tile",
         'row_sum = total[step["unit"] % UNITS]',
