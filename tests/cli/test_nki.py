@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -290,3 +291,54 @@ def test_the_kernels_of_a_model(
 def shape_of(kind: str) -> str:
     """tensor<1x32xbf16> as --arg has it."""
     return kind.removeprefix("tensor<").removesuffix(">")
+
+
+# docs/nki.md
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/nki.md").read_text(encoding="utf-8")
+COMMANDS = [
+    line.split()[1:] for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()
+]
+QUICK = [words for words in COMMANDS if "docs/kernels/streamed_matmul.py" in words]
+
+
+def test_the_page_shows_what_profile_prints(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    (command,) = [words for words in QUICK if words[1] == "profile"]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    (shown,) = re.findall(r"```text\n(.*?)```", PAGE, re.DOTALL)
+    assert [line.rstrip() for line in shown.splitlines()] == [line.rstrip() for line in printed.splitlines()]
+    source = (ROOT / "docs/kernels/streamed_matmul.py").read_text(encoding="utf-8")
+    assert "SBUF 4096 (x_t) + 4 x 4096 (w) bytes" in source
+    assert f"SBUF {4096 + 4 * 4096:,} of" in printed
+    for budget in ("4 PSUM banks", "101 instructions"):
+        assert budget in source
+    assert "PSUM 4 of 8 banks, 101 instructions" in printed
+
+
+def test_the_drawings_of_the_page_are_fresh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of the example; `g4c nki trace` and `roofline`, as the page shows them, make the others."""
+    monkeypatch.chdir(ROOT)
+    made = 0
+    for words in QUICK:
+        if words[1] != "trace":
+            continue
+        target = words[words.index("-o") + 1]
+        assert main([*words[: words.index("-o")], "-o", str(tmp_path / "drawn.svg")]) == 0
+        assert (tmp_path / "drawn.svg").read_text() == (ROOT / target).read_text(), f"g4c {' '.join(words)}"
+        made += 1
+    assert made == 2
+
+
+def test_every_drawing_of_the_page_has_its_command() -> None:
+    drawn = {f"docs/{name}" for name in re.findall(r"!\[.*?\]\((.*?)\)", PAGE)}
+    assert drawn == {words[words.index("-o") + 1] for words in COMMANDS if "-o" in words}
+    assert drawn == {f"docs/pictures/{path.name}" for path in (ROOT / "docs/pictures").iterdir()}
+    for name in drawn:
+        ElementTree.fromstring((ROOT / name).read_text())

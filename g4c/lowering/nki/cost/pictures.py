@@ -48,48 +48,34 @@ def _document(height: float, parts: list[str]) -> str:
 
 
 def timeline(profile: Profile, since: float = 0.0, until: float | None = None) -> str:
-    """The instructions of the first core between `since` and `until` us, a row per engine and queue.
+    """The instructions of the first core between `since` and `until` us, a row per engine and per queue that is used.
 
     Refusals: G4C-K055: nothing runs in that time.
     """
     end = profile.us if until is None else min(until, profile.us)
     if since >= end:
         raise G4cError("G4C-K055", f"{profile.name} runs for {profile.us:,.1f} us, the drawing begins at {since:,.1f}")
-    recorder, line = profile.recorders[0], profile.lines[0]
-    tracks = tracks_of(recorder, line)
-    queues = min(_QUEUES, max(max(tracks, default=0) - FIRST_QUEUE + 1, 0))
+    pieces = _pieces(profile, since, end)
+    queues = sorted(track for track in pieces if track >= FIRST_QUEUE)[:_QUEUES]
     titles = {n + 1: TITLES[name] for n, name in enumerate(COMPUTE)}
-    titles |= {FIRST_QUEUE + n: f"DMA queue {n}" for n in range(queues)}
-    place = {track: _TOP + 24 + n * (_ROW + _GAP) for n, track in enumerate(titles)}
-    scale = (_WIDTH - _LEFT - _RIGHT) / (end - since)
-    names = _by_time(profile)
+    titles |= {track: f"DMA queue {track - FIRST_QUEUE}" for track in queues}
+    names = _by_time([piece for track in titles for piece in pieces.get(track, [])])
     color = {name: _COLORS[n] if n < len(_COLORS) else _OTHER for n, name in enumerate(names)}
+    scale = (_WIDTH - _LEFT - _RIGHT) / (end - since)
+    bottom = _TOP + 16 + len(titles) * (_ROW + _GAP)
     parts = [
         _text(_LEFT, 24, f"{profile.name}", 15),
         _text(_LEFT, 42, f"{profile.us:,.1f} us modelled on NeuronCore-v{profile.machine.number}", 12, color=_MUTED),
     ]
-    bottom = _TOP + 16 + len(titles) * (_ROW + _GAP)
     for tick in _ticks(since, end):
         x = _LEFT + (tick - since) * scale
         parts += [_line(x, _TOP + 14, x, bottom), _text(x, _TOP + 8, f"{tick:g} us", 11, "middle", _MUTED)]
-    for track, title in titles.items():
-        parts.append(_text(_LEFT - 10, place[track] + _ROW / 2 + 4, title, 12, "end"))
-    drawn: dict[int, tuple[float, float, str]] = {}  # by track: a piece that may still grow
-    for row, (kind, _, _) in enumerate(recorder.rows):
-        track = tracks[row]
-        start, stop = max(line.start[row] / 1000, since), min(line.end[row] / 1000, end)
-        if start >= stop or track not in place:
-            continue
-        name = recorder.kinds[kind].cost.name
-        x1, x2 = _LEFT + (start - since) * scale, _LEFT + (stop - since) * scale
-        before = drawn.get(track)
-        if before is not None and before[2] == name and x1 - before[1] < 0.4:
-            drawn[track] = (before[0], x2, name)
-            continue
-        if before is not None:
-            parts.append(_piece(before, place[track], color))
-        drawn[track] = (x1, x2, name)
-    parts += [_piece(piece, place[track], color) for track, piece in drawn.items()]
+    for n, (track, title) in enumerate(titles.items()):
+        top = _TOP + 24 + n * (_ROW + _GAP)
+        parts.append(_text(_LEFT - 10, top + _ROW / 2 + 4, title, 12, "end"))
+        for start, stop, name in pieces.get(track, []):
+            width = max((stop - start) * scale - 0.3, 0.4)
+            parts.append(_rect(_LEFT + (start - since) * scale, top, width, _ROW, color[name], name))
     x, y = float(_LEFT), bottom + 22.0
     for name in names[: len(_COLORS)]:
         width = 30 + 6.6 * len(name)
@@ -100,18 +86,33 @@ def timeline(profile: Profile, since: float = 0.0, until: float | None = None) -
     return _document(y + 18, parts)
 
 
-def _piece(piece: tuple[float, float, str], y: float, color: dict[str, str]) -> str:
-    x1, x2, name = piece
-    return _rect(x1, y, max(x2 - x1 - 0.3, 0.4), _ROW, color[name], name)
+def _pieces(profile: Profile, since: float, end: float) -> dict[int, list[tuple[float, float, str]]]:
+    """By track, what runs between `since` and `end`: (start, stop, name) in us. Equal instructions without a gap that
+    could be seen are one piece."""
+    recorder, line = profile.recorders[0], profile.lines[0]
+    gap = (end - since) / (_WIDTH - _LEFT - _RIGHT) * 0.4
+    found: dict[int, list[tuple[float, float, str]]] = {}
+    for (kind, _, _), track, start, stop in zip(
+        recorder.rows, tracks_of(recorder, line), line.start, line.end, strict=True
+    ):
+        if stop / 1000 > since and start / 1000 < end:
+            piece = (max(start / 1000, since), min(stop / 1000, end), recorder.kinds[kind].cost.name)
+            found.setdefault(track, []).append(piece)
+    for track, pieces in found.items():
+        merged: list[tuple[float, float, str]] = []
+        for start, stop, name in sorted(pieces):
+            if merged and merged[-1][2] == name and start - merged[-1][1] < gap:
+                start = merged.pop()[0]
+            merged.append((start, stop, name))
+        found[track] = merged
+    return found
 
 
-def _by_time(profile: Profile) -> list[str]:
+def _by_time(pieces: list[tuple[float, float, str]]) -> list[str]:
     """The names of the instructions, the one with the most time first."""
     total: dict[str, float] = {}
-    recorder, line = profile.recorders[0], profile.lines[0]
-    for (kind, _, _), start, end in zip(recorder.rows, line.start, line.end, strict=True):
-        name = recorder.kinds[kind].cost.name
-        total[name] = total.get(name, 0.0) + end - start
+    for start, stop, name in pieces:
+        total[name] = total.get(name, 0.0) + stop - start
     return sorted(total, key=lambda name: (-total[name], name))
 
 
