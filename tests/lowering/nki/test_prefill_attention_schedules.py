@@ -72,7 +72,7 @@ def test_sources(name: str) -> None:
     assert len(matmuls) == 2
     assert all("accumulate" in [keyword.arg for keyword in call.keywords] for call in matmuls)
     definitions = re.findall(r"(\n+)(?:@nki\.jit|def (?!prefill))", artifact.source)
-    assert definitions == ["\n\n\n"] * 7
+    assert definitions == ["\n\n\n"] * 8
 
 
 @pytest.mark.parametrize(

@@ -36,16 +36,48 @@ def band(text: KernelText) -> None:
         text.call("affine_select", "dst=band", *pattern, *chosen)
 
 
+def _first(text: KernelText) -> str:
+    """Whether query tile v is a sequence's first."""
+    return "v == 0" if text.problem.batch == 1 else "(v == 0 or tiles[v - 1][0] != b)"
+
+
+def _masked(text: KernelText) -> list[int]:
+    """Segments whose held positions are needed on all partitions."""
+    held = text.has("held")
+    segments = enumerate(text.problem.segments)
+    return [i for i, s in segments if held and (text.problem.by_query(s) or text.problem.by_batch(s))]
+
+
+def _early(text: KernelText) -> bool:
+    """Whether held positions have room to be loaded with the queries, all at once."""
+    masked = _masked(text)
+    return len(masked) == 1 and text.problem.segments[masked[0]].keys == text.problem.staged
+
+
+def load(text: KernelText) -> None:
+    """With the queries of query tile v, before them: held positions, which the first scores wait for."""
+    if _early(text):
+        with text.block(f"if {_first(text)}:"):
+            _load_held(text, _masked(text)[0], "0", str(text.problem.staged))
+
+
+def _load_held(text: KernelText, index: int, k: str, width: str) -> None:
+    """Positions of keys k to k + width of a segment, on all partitions."""
+    segment = text.problem.segments[index]
+    source = "positions" if segment.kind == "chunk" else f"{segment.kind}_held"
+    at = f"b * {segment.keys}" + (f" + {k}" if k != "0" else "")
+    text.add(f"row = {source}.ap([[0, P], [1, {width}]], offset={at})")
+    text.call("dma_copy", f"dst=held[:, :{width}]", "src=row")
+
+
 def of_batch(text: KernelText) -> None:
     """With the first query tile of a sequence: what data say of its keys, on all partitions."""
     problem = text.problem
     if not (text.has("held") or problem.block_span):
         return
-    first = "v == 0" if problem.batch == 1 else "(v == 0 or tiles[v - 1][0] != b)"
-    with text.block(f"if unit % HEADS == 0 and {first}:"):
-        for index, segment in enumerate(problem.segments):
-            if problem.by_query(segment) or (problem.by_batch(segment) and text.has("seen_by_batch")):
-                _of_segment(text, index)
+    with text.block(f"if unit % HEADS == 0 and {_first(text)}:"):
+        for index in _masked(text):
+            _of_segment(text, index)
         if problem.block_span:
             text.add("# Image blocks of the rows; text becomes -2, which is nobody's block.")
             text.call("dma_copy", "dst=raw_blocks", "src=blocks.ap([[0, P], [1, ROWS]], offset=b * ROWS)")
@@ -57,13 +89,12 @@ def of_batch(text: KernelText) -> None:
 def _of_segment(text: KernelText, index: int) -> None:
     """Which keys of a segment a sequence has; or their positions, empty slots far away."""
     problem, segment = text.problem, text.problem.segments[index]
-    source = "positions" if segment.kind == "chunk" else f"{segment.kind}_held"
     column = problem.mask_columns(index)
     at = f"{column} + k" if column else "k"
-    with text.block(f"for k in range(0, {segment.keys}, {problem.staged}):  # {source} of the {segment.kind} keys"):
+    with text.block(f"for k in range(0, {segment.keys}, {problem.staged}):  # of the {segment.kind} keys"):
         text.add(f"width = min({problem.staged}, {segment.keys} - k)")
-        text.add(f"row = {source}.ap([[0, P], [1, width]], offset=b * {segment.keys} + k)")
-        text.call("dma_copy", "dst=held[:, :width]", "src=row")
+        if not _early(text):
+            _load_held(text, index, "k", "width")
         if problem.by_batch(segment):
             text.add(f"seen = seen_by_batch[b % {text.count('seen_by_batch')}][:, {at} : {at} + width]")
             text.call("tensor_scalar", "dst=seen", "data=held[:, :width]", "op0=nl.greater_equal", "operand0=0.0")

@@ -55,7 +55,7 @@ def constants(problem: PrefillProblem, schedule: PrefillSchedule) -> tuple[tuple
 
 
 def plan_text(problem: PrefillProblem, schedule: PrefillSchedule, pauses: bool) -> str:
-    """The functions visits, bring and plan, in terms of the `constants`."""
+    """The functions visits, bring, pause and plan, in terms of the `constants`."""
     text = SourceText()
     _visits(text, problem, schedule)
     text.add()
@@ -63,7 +63,7 @@ def plan_text(problem: PrefillProblem, schedule: PrefillSchedule, pauses: bool) 
     _bring(text, problem, schedule)
     text.add()
     text.add()
-    _plan(text, schedule.added - 1 if pauses else 0, schedule.resident(problem))
+    _plan(text, pauses, schedule.resident(problem))
     return str(text)
 
 
@@ -163,7 +163,10 @@ def _bring(text: SourceText, problem: PrefillProblem, schedule: PrefillSchedule)
         text.add("return runs, oldest")
 
 
-def _plan(text: SourceText, pauses: int, resident: bool) -> None:
+def _plan(text: SourceText, pauses: bool, resident: bool) -> None:
+    text.add(_PAUSE)
+    text.add()
+    text.add()
     with text.block("def plan():"):
         text.add('''
             """Steps (a block of keys for one head of one query tile), loads of key tiles, loads of query tiles."""
@@ -171,12 +174,12 @@ def _plan(text: SourceText, pauses: int, resident: bool) -> None:
             loads = []
             tiles = []
             unit = 0
+            pause(steps, loads, ADDED)
         ''')
         with text.block("for b in range(BATCH):"), text.block("for g in range(0, KV_HEADS, TOGETHER):"):
             if pauses:
                 text.add("# SBUF has no room for keys of the next KV head as long as steps of this one are under way.")
-                with text.block(f"for _ in range({pauses} if unit > 0 else 0):"):
-                    text.add('steps.append({"banks": [], "opens": False, "needs": len(loads), "oldest": len(loads)})')
+                text.add("pause(steps, loads, MULTIPLIED)")
             text.add("number = [-1] * KEY_TILES")
             heads = text.block("for head in range(g * GROUP, (g + TOGETHER) * GROUP, HEADS):")
             with heads, text.block("for i0 in range(0, QUERY_TILES, SHARED):"):
@@ -209,12 +212,19 @@ def _plan(text: SourceText, pauses: int, resident: bool) -> None:
                     """)
                 text.add("unit += len(shared) * HEADS")
         text.add("""
-            for _ in range(ADDED):  # also what steps[n - ADDED] is in the beginning
-                steps.append({"banks": [], "opens": False, "needs": len(loads), "oldest": len(loads)})
+            pause(steps, loads, ADDED)
             for n in range(len(steps) - 2, -1, -1):  # the oldest load that this step or a later one uses
                 steps[n]["oldest"] = min(steps[n]["oldest"], steps[n + 1]["oldest"])
             return steps, loads, tiles
         """)
+
+
+_PAUSE = '''
+def pause(steps, loads, count):
+    """Steps that do nothing, while earlier ones come to their end."""
+    for _ in range(count):
+        steps.append({"banks": [], "opens": False, "needs": len(loads), "oldest": len(loads)})
+'''
 
 
 class Plan:
@@ -227,8 +237,9 @@ class Plan:
             exec(self.text, scope)
             self.steps, self.loads, self.tiles = scope["plan"]()
             self.fits = all(
-                step["needs"] <= self.steps[max(0, n - schedule.added + 1)]["oldest"] + schedule.slots
+                step["needs"] <= self.steps[n - schedule.added + 1]["oldest"] + schedule.slots
                 for n, step in enumerate(self.steps)
+                if n >= schedule.added
             )
             if self.fits:
                 break

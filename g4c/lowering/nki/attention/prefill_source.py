@@ -35,7 +35,7 @@ def kernel(text: KernelText) -> None:
             bank = 0  # the next one of `scores`, in rotation
             turning = 0  # the next one of `turns`
         """)
-        with text.block("for n in range(len(steps)):"):
+        with text.block("for n in range(ADDED, len(steps)):"):
             _load(text)
             _prepare(text)
             steps.add(text)
@@ -66,6 +66,7 @@ def _load(text: KernelText) -> None:
     text.add("# Loads run ahead as far as their tiles are free: of queries, and of keys that no step needs any more.")
     with text.block("for v in range(asked, min(len(tiles), -(-opened // HEADS) + 1)):"):
         text.tile("v")
+        masks.load(text)
         text.add("""
             nisa.dma_copy(dst=raw_queries[v % 2][:rows, :], src=q[b, start:limit, head : head + HEADS, :])
             nisa.dma_copy(dst=at[v % 2][:rows, :], src=positions[b, start:limit])
@@ -74,7 +75,7 @@ def _load(text: KernelText) -> None:
             text.add("nisa.dma_copy(dst=own_blocks[v % 2][:rows, :], src=blocks[b, start:limit])")
         text.add("asked = v + 1")
     text.add("""
-        room = steps[max(0, n - MULTIPLIED)]["oldest"] + SLOTS
+        room = steps[n - MULTIPLIED]["oldest"] + SLOTS
         limit = min(len(loads), transposed + AHEAD, room)
     """)
     _fetch(text)
