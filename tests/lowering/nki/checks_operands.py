@@ -14,6 +14,20 @@ ARGUMENTS = [
     ),
     one(
         "G4C-K002",
+        "a parameter of an older dialect",
+        "got an unexpected keyword argument 'mask'",
+        "nisa.tensor_copy(dst=a, src=b, mask=c)",
+        "nisa.tensor_copy(dst=a, src=b)",
+    ),
+    one(
+        "G4C-K002",
+        "a parameter that is missing",
+        "missing a required argument: 'op'",
+        "nisa.tensor_tensor(dst=a, data1=a, data2=b)",
+        "nisa.tensor_tensor(dst=a, data1=a, data2=b, op=nl.add)",
+    ),
+    one(
+        "G4C-K002",
         "a shape with an empty dimension",
         "every dimension has at least one element",
         "nl.ndarray((128, 0), dtype=nl.float32, buffer=nl.sbuf)",

@@ -28,8 +28,8 @@ class SimulationError(G4cError, NkiValidationError):
     site: Site | None = None
 
 
-class RegisterTypeError(SimulationError, TypeError):
-    """A register in a Python expression: what NKI's tracer raises a TypeError for."""
+class ArgumentError(SimulationError, TypeError):
+    """What Python and NKI's tracer raise a TypeError for: unknown parameters, a register in a Python expression."""
 
 
 class AbsentNameError(SimulationError, AttributeError):

@@ -8,9 +8,11 @@ Invariant: a dry run executes the same instructions as a full run of a kernel wh
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
+from g4c.lowering.nki.simulator.diagnostics import ArgumentError, error
 from g4c.lowering.nki.simulator.program import NoValuesError, running
 from g4c.lowering.nki.simulator.tensor import NkiTensor
 
@@ -36,7 +38,11 @@ def instruction(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*arguments: Any, **keywords: Any) -> Any:
         program = running()
         if program is None or not program.dry:
-            return function(*arguments, **keywords)
+            try:
+                return function(*arguments, **keywords)
+            except TypeError:
+                _check_parameters(function, arguments, keywords)
+                raise
         program.step = None
         try:
             return function(*arguments, **keywords)
@@ -46,6 +52,16 @@ def instruction(function: Callable[..., Any]) -> Callable[..., Any]:
             return _record(program.step)
 
     return call
+
+
+def _check_parameters(function: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+    """Refuse arguments that the instruction has no parameters for, such as `mask=` of older dialects."""
+    signature = inspect.signature(function)
+    try:
+        signature.bind(*arguments, **keywords)
+    except TypeError as problem:
+        rule = f"nisa.{function.__name__}{signature}"
+        raise error("G4C-K002", f"nisa.{function.__name__}: {problem}", rule, kind=ArgumentError) from problem
 
 
 def _record(step: Any) -> Any:

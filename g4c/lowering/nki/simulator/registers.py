@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from g4c.lowering.nki.simulator.diagnostics import RegisterTypeError, error
+from g4c.lowering.nki.simulator.diagnostics import ArgumentError, error
 from g4c.lowering.nki.simulator.objects import NKIObject
-from g4c.lowering.nki.simulator.program import running
+from g4c.lowering.nki.simulator.program import NoValuesError, running
+
+UNKNOWN = object()  # what a dry program loads
 
 
 class VirtualRegister(NKIObject):
@@ -26,6 +28,8 @@ class VirtualRegister(NKIObject):
 
     def read(self) -> Any:
         """The value; refused where none was loaded."""
+        if self.state is UNKNOWN:
+            raise NoValuesError
         if self.state is None:
             raise error("G4C-K011", "a register is read that nothing has loaded", "load it with nisa.register_load")
         return self.state
@@ -44,7 +48,7 @@ class VirtualRegister(NKIObject):
             "G4C-K025",
             "a register is used in a Python expression",
             "its value is not known there",
-            kind=RegisterTypeError,
+            kind=ArgumentError,
         )
 
     __int__ = __index__ = __float__ = _in_python
