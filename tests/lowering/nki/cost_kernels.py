@@ -133,3 +133,26 @@ def meeting(x):
     other = nl.ndarray((half, x.shape[1]), dtype=x.dtype, buffer=nl.sbuf)
     nisa.dma_copy(dst=other, src=out[half - core * half : x.shape[0] - core * half, :])
     return out
+
+
+@jit
+def counted(x, n):
+    """A loop that runs as often as `n` says, and a load from where a register points."""
+    tile = nl.ndarray((1, 1), dtype=nl.int32, buffer=nl.sbuf)
+    nisa.dma_copy(dst=tile, src=n)
+    register = nisa.register_alloc()
+    nisa.register_load(dst=register, src=tile)
+    rows = nl.ndarray((1, x.shape[1]), dtype=x.dtype, buffer=nl.sbuf)
+    nisa.dma_copy(dst=rows, src=x.ap([[x.shape[1], 1], [1, x.shape[1]]], scalar_offset=register))
+    nl.fori_loop(0, register, lambda i: nisa.tensor_scalar(dst=rows, data=rows, op0=nl.multiply, operand0=2.0))
+
+
+@jit
+def pointed(x, n):
+    """A load from where a register points."""
+    tile = nl.ndarray((1, 1), dtype=nl.int32, buffer=nl.sbuf)
+    nisa.dma_copy(dst=tile, src=n)
+    register = nisa.register_alloc()
+    nisa.register_load(dst=register, src=tile)
+    rows = nl.ndarray((1, x.shape[1]), dtype=x.dtype, buffer=nl.sbuf)
+    nisa.dma_copy(dst=rows, src=x.ap([[x.shape[1], 1], [1, x.shape[1]]], scalar_offset=register))

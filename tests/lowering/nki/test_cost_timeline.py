@@ -10,6 +10,7 @@ import pytest
 import sample_kernels as samples
 
 from g4c.lowering.nki.cost import profile
+from g4c.lowering.nki.simulator.program import NoValuesError
 
 BF16, F32 = "bfloat16", "float32"
 # Result latencies in ns on v3: 100 Vector cycles, 200 Scalar cycles, 128 PE cycles.
@@ -155,3 +156,15 @@ def test_a_dry_run_costs_what_a_full_run_costs(kernel, target):
     for name in ("us", "engines", "flops", "hbm_read", "hbm_written", "instructions", "sbuf_peak", "psum_peak", "path"):
         assert getattr(dry, name) == getattr(full, name), name
     assert [row for r in dry.recorders for row in r.rows] == [row for r in full.recorders for row in r.rows]
+
+
+def test_a_kernel_that_looks_at_values_is_run_in_full():
+    """How often the loop runs is data; where a load reads is not what it costs."""
+    x, n = np.ones((8, 960), np.float32), np.full((1, 1), 5, np.int32)
+    found = profile(kernels.counted, (x, n))
+    assert found.engines["vector"].instructions == 5
+    assert profile(kernels.counted, (x, n), dry=False).us == found.us
+    with pytest.raises(NoValuesError):
+        kernels.counted.specialize("trn2").run(x, n, dry=True)
+    assert profile(kernels.pointed, (x, n), dry=False).us == profile(kernels.pointed, (x, n)).us
+    kernels.pointed.specialize("trn2").run(x, n, dry=True)

@@ -8,7 +8,7 @@ from g4c.lowering.nki.simulator import access, dtypes
 from g4c.lowering.nki.simulator.diagnostics import error
 from g4c.lowering.nki.simulator.memory import MemoryRegion
 from g4c.lowering.nki.simulator.program import current
-from g4c.lowering.nki.simulator.registers import VirtualRegister
+from g4c.lowering.nki.simulator.registers import UNKNOWN, VirtualRegister
 from g4c.lowering.nki.simulator.tensor import NkiTensor
 
 
@@ -50,7 +50,7 @@ def register_load(dst, src):
     program = current()
     program.count_instruction("register_load")
     tensor = _one_element(src, "register_load")
-    value = 0 if program.dry else access.read(program, tensor).reshape(-1)[0].item()
+    value = UNKNOWN if program.dry else access.read(program, tensor).reshape(-1)[0].item()
     _register(dst, "register_load").write(value)
 
 
