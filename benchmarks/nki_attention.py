@@ -12,8 +12,8 @@ head_dim 512 without. Beside g4c's kernel, which takes the cheapest of its sched
 The kernels of (a) and (b) are in attention_peers.py. Published: the time per KV head of the d 256 kernel of
 aws-neuron/neuronx-distributed-inference#115, by its authors, on a trn2; it was not run here.
 
-Decode: attention of one token over a cache, and the projections of a layer, against the bound of HBM: every operand
-once, at the bandwidth of one core.
+Decode: attention of one token over a cache, also of four times as many tokens on the two cores of a logical core, and
+the projections of a layer, against the bound of HBM: every operand once, at the bandwidth of the cores.
 
 python benchmarks/nki_attention.py
 """
@@ -24,7 +24,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import attention_peers as peers
@@ -161,6 +161,8 @@ def stream_rows(cached: int, generation: int) -> Iterator[Stream]:
         problem = decode.DecodeProblem(batch, 1, heads, 1, head_dim, past, dtype=bf16, update=True)
         what = f"attention d {head_dim}, {heads} heads, batch {batch}, {cached} cached, with update"
         yield stream_row(what, problem, decode, generation)
+    if generation >= 3:
+        yield two_core_row(4 * cached, generation)
     for model, hidden, widths, mlp, per_layer in (
         ("E2B", 1536, (2048, 256, 256), 6144, 256),
         ("31B tp4", 5376, (2048, 1024, 1024), 5376, 0),
@@ -186,6 +188,20 @@ def stream_row(what: str, problem: Any, family: Any, generation: int) -> Stream:
     least = operand_bytes(choice.artifact)
     bound = least / MACHINES[generation].hbm_bandwidth / 1000
     return Stream(what, found.us, "", choice.artifact.schedule, least, bound, found.hbm_bytes, found.bound)
+
+
+def two_core_row(cached: int, generation: int) -> Stream:
+    """Attention with half of the keys on each core of a logical core, against the bandwidth of both."""
+    past = (decode.Segment("past", cached), decode.Segment("chunk", 1))
+    problem = decode.DecodeProblem(1, 1, 8, 1, 512, past, dtype=DType.BF16, update=True)
+    first = decode.schedules(problem, generation)[0]
+    schedule = replace(first, cores=2, parts=max(2, first.parts + first.parts % 2))
+    artifact = decode.emit(problem, schedule, generation)
+    found = profile(artifact, None, f"gen{generation}", grid=2)
+    least = operand_bytes(artifact)
+    bound = least / MACHINES[generation].hbm_bandwidth / 2 / 1000
+    what = f"attention d 512, 8 heads, batch 1, {cached} cached, with update, on two cores"
+    return Stream(what, found.us, "", artifact.schedule, least, bound, 2 * found.hbm_bytes, found.bound)
 
 
 def operand_bytes(artifact: KernelArtifact) -> int:
