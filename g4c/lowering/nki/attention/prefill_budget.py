@@ -100,7 +100,7 @@ def _shape(problem: PrefillProblem) -> str:
         rule = f"a query sees keys at its own position and before{window}"
     blocks = f", and its whole image block (up to {problem.block_span} rows)" if problem.block_span else ""
     return (
-        f"y[b, s, h] = softmax({problem.scale:g} * q[b, s, h] k^T) v, {problem.batch} sequences. Keys: {keys}. "
+        f"y[b, s, h] = softmax({problem.scale:g} * q[b, s, h] k^T) v, b < {problem.batch}. Keys: {keys}. "
         f"Masking: {rule}{blocks}. Rows at position -1 are padding and give 0."
     )
 
@@ -108,7 +108,8 @@ def _shape(problem: PrefillProblem) -> str:
 def _schedule(problem: PrefillProblem, schedule: PrefillSchedule, plan: Plan) -> str:
     tiles = schedule.kv_heads * problem.key_tiles
     if schedule.resident(problem):
-        loaded = f"K and V of {schedule.kv_heads} KV head(s), {tiles} tiles of {P} keys, are loaded and transposed once"
+        heads = f"{schedule.kv_heads} KV heads" if schedule.kv_heads > 1 else "a KV head"
+        loaded = f"K and V of {heads}, {tiles} tiles of {P} keys, are loaded and transposed once"
     else:
         again = len(plan.loads) / (problem.batch * problem.kv_heads * problem.key_tiles)
         loaded = (

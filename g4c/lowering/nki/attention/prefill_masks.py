@@ -16,7 +16,7 @@ from g4c.lowering.nki.attention.prefill_text import KernelText
 UNSEEN, FLOOR = "-1.0e30", "-1.0e20"
 _PARTS = {
     "band": "band[:rows, column : column + width]",
-    "batch": "seen_by_batch[b % {}][:rows, column : column + width]",
+    "batch": "{}[:rows, column : column + width]",
     "query": 'seen_by_query[step["unit"] // HEADS % {}][:rows, column : column + width]',
     "block": 'seen_in_block[step["unit"] // HEADS % {}][:rows, column : column + width]',
 }
@@ -86,6 +86,11 @@ def of_batch(text: KernelText) -> None:
             text.call("tensor_tensor", "dst=row_blocks", "data1=row_blocks", "data2=raw_blocks", "op=nl.add")
 
 
+def _by_batch(text: KernelText) -> str:
+    """The mask of sequence b: there are two of them where there are several sequences."""
+    return "seen_by_batch[b % 2]" if text.problem.batch > 1 else "seen_by_batch[0]"
+
+
 def _of_segment(text: KernelText, index: int) -> None:
     """Which keys of a segment a sequence has; or their positions, empty slots far away."""
     problem, segment = text.problem, text.problem.segments[index]
@@ -96,7 +101,7 @@ def _of_segment(text: KernelText, index: int) -> None:
         if not _early(text):
             _load_held(text, index, "k", "width")
         if problem.by_batch(segment):
-            text.add(f"seen = seen_by_batch[b % {text.count('seen_by_batch')}][:, {at} : {at} + width]")
+            text.add(f"seen = {_by_batch(text)}[:, {at} : {at} + width]")
             text.call("tensor_scalar", "dst=seen", "data=held[:, :width]", "op0=nl.greater_equal", "operand0=0.0")
             return
         far = "1.0e9" if segment.kind == "mixed" else "-1.0e9"
@@ -184,11 +189,12 @@ def maximum(text: KernelText) -> None:
 def _select(text: KernelText, result: str) -> None:
     """One instruction, under the mask that the bank has."""
     parts = {mask: part for mask, part in _PARTS.items() if mask in text.masks}
-    counts = {"batch": "seen_by_batch", "query": "seen_by_query", "block": "seen_in_block"}
+    counts = {"query": "seen_by_query", "block": "seen_in_block"}
     masks = text.masks - {"slot"}
     alone = len(masks) == 1
     for position, (mask, part) in enumerate(parts.items()):
-        line = f"seen = {part.format(text.count(counts[mask]) if mask in counts else 0)}"
+        which = text.count(counts[mask]) if mask in counts else _by_batch(text)
+        line = f"seen = {part.format(which)}"
         if alone:
             text.add(line)
         else:

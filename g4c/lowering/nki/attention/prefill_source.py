@@ -23,7 +23,8 @@ def kernel(text: KernelText) -> None:
         shape = (problem.batch, problem.rows, problem.heads, problem.head_dim)
         text.add(f"y = nl.ndarray({shape}, dtype=nl.{dtype}, buffer=nl.shared_hbm)")
         for names in ("keys", "values"):
-            text.add(f"stored_{names} = ({''.join(f'{segment.kind}_{names}, ' for segment in problem.segments)})")
+            listed = ", ".join(f"{segment.kind}_{names}" for segment in problem.segments)
+            text.add(f"stored_{names} = ({listed}{',' * (len(problem.segments) == 1)})")
         _allocate(text)
         text.add("""
             steps, loads, tiles = plan()
