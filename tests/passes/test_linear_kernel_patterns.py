@@ -91,10 +91,15 @@ def test_projections_take_their_norm_along(folded: bool) -> None:
     assert len(norms) == 1, "it stays for the rows that are picked"
 
 
-def test_a_tied_head_stays() -> None:
-    """The table is looked up by rows, too."""
-    stats = run_once(tiled(), "outline-kernels{kernels=head}")
-    assert stats["calls"] == 0
+def test_the_head_reads_the_table_as_it_is() -> None:
+    """Tokens are looked up in it: it is not transposed."""
+    module = tiled()
+    stats = run_once(module, "outline-kernels{kernels=head}")
+    assert (stats["calls"], stats["transposed"], stats["kept"]) == (2, 0, 0)
+    for kernel in kernels(module):
+        assert names(kernel) == ["x", "gain", "weight"]
+        assert kernel.param("weight").type.shape == (SIZES.vocabulary, SIZES.hidden)
+    assert {kernel.name for kernel in kernels(module)} == {"lm_head_normed"}
 
 
 def test_numbers_over_histories() -> None:
@@ -125,7 +130,7 @@ def test_kernels_compute_what_their_functions_say(folded: bool) -> None:
         for result, value in zip(kernel.results, results, strict=True):
             np.testing.assert_allclose(value, wanted[result.name], rtol=1e-4, atol=1e-4)
         checked.add(kernel.name.partition("_")[0])
-    assert checked == {"residual", "projection"}
+    assert checked == {"residual", "projection", "lm"}
 
 
 # -- what is no kernel -------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Matmul kernels: what a layer adds to its residual stream, the head, and other products with stored weights.
 
-In: a function. Out: `Group`s whose linear ops read weights that are transposed offline, so that kernels have [k, n].
+In: a function. Out: `Group`s whose linear ops read weights that are transposed offline, so that kernels have [k, n];
+the head's stay as they are, because tokens are looked up in them.
 Invariant: the names of params and results say which parts there are; values between the parts stay in the kernel.
 """
 
@@ -16,6 +17,7 @@ from g4c.ir.types import DType
 from g4c.passes.kernel_patterns.group import Group, StandIn
 
 _DTYPES = (DType.BF16, DType.F32)
+HEAD_ROWS = 128  # of a kernel that transposes the head's weight on the way
 _ORDER = ("attention", "mlp", "per_layer")
 
 
@@ -181,7 +183,7 @@ def _closed(group: Group, users: Mapping[Value, Sequence[Op]], results: set[Valu
 
 @dataclass(frozen=True)
 class HeadPattern:
-    """Kernels lm_head_...: the product with the vocabulary, its soft cap, and the norm in front."""
+    """Kernels lm_head_...: the product with the vocabulary, its soft cap, and the norm in front, of few rows."""
 
     def find(self, function: Function) -> list[Group]:
         users = function.users()
@@ -191,7 +193,9 @@ class HeadPattern:
             product = defining(cap.x, TiledLinearOp)
             if product is None or product.result.dtype not in _DTYPES:
                 continue
-            group = _product("lm_head", product, (product, cap), [("y", cap.result)])
+            if product.x.type.size > HEAD_ROWS * product.x.shape[-1]:
+                continue
+            group = _product("lm_head", product, (product, cap), [("y", cap.result)], frozenset())
             if _closed(group, users, results):
                 groups.append(group)
         return groups
@@ -212,19 +216,24 @@ class ProjectionPattern:
             slices = [op for op in readers if isinstance(op, SliceOp)]
             split = _columns(slices) if len(slices) == len(readers) and product.result not in results else None
             if split is None:
-                group = _product("projection", product, (product,), [("y", product.result)])
+                group = _product("projection", product, (product,), [("y", product.result)], frozenset([product.w]))
             else:
                 given = [(f"y{n}", op.result) for n, op in enumerate(split)]
-                group = _product("projection", product, (product, *split), given)
+                group = _product("projection", product, (product, *split), given, frozenset([product.w]))
             if _closed(group, users, results):
                 groups.append(group)
         return groups
 
 
-def _product(name: str, product: TiledLinearOp, ops: tuple[Op, ...], results: list[tuple[str, Value]]) -> Group:
+def _product(
+    name: str,
+    product: TiledLinearOp,
+    ops: tuple[Op, ...],
+    results: list[tuple[str, Value]],
+    transposed: frozenset[Value],
+) -> Group:
     """A kernel of `ops` and, if x is a norm's result, that norm: done again where others read it, too."""
     norm = defining(product.x, RmsNormOp)
-    transposed = frozenset([product.w])
     if norm is None:
         return Group(name, ops, (("x", product.x), ("weight", product.w)), tuple(results), transposed=transposed)
     gain = (("gain", norm.w),) if norm.w is not None else ()

@@ -30,12 +30,12 @@ STREAMS = ("x", "hidden", "attended", "per_layer_input")
 
 @functools.lru_cache(maxsize=32)
 def operand(name: str, kind: TensorType) -> np.ndarray:
-    """Random: streams of variance 1, gains about 1, weights that keep the variance."""
+    """Random: streams of variance 1, gains about 1, weights that do not shrink the variance."""
     values = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(kind.shape, np.float32)
     if kind.rank == 1:
         values = 1 + values / 8
     elif name not in STREAMS:
-        values /= np.float32(kind.shape[0] ** 0.5)
+        values /= np.float32(min(kind.shape) ** 0.5)
     return values.astype(kind.dtype.numpy)
 
 
@@ -152,7 +152,8 @@ def residual_by_torch(problem: ResidualProblem, inputs: tuple[tuple[str, TensorT
 def head_function(problem: HeadProblem, inputs: tuple[tuple[str, TensorType], ...]) -> Function:
     body = _Body(inputs)
     x = body["x"] if problem.epsilon is None else body.norm(body["x"], "gain", problem.epsilon)
-    logits = body.linear(x, "weight")
+    product = ops.LinearOp(x, body["weight"]) if problem.stored else None
+    logits = body.linear(x, "weight") if product is None else body.function.append(product).result
     return body.give(y=body.add(ops.SoftcapOp(logits, problem.cap)) if problem.cap else logits)
 
 
@@ -161,5 +162,5 @@ def head_by_torch(problem: HeadProblem, inputs: tuple[tuple[str, TensorType], ..
     x = given["x"]
     if problem.epsilon is not None:
         x = F.rms_norm(x, (problem.depth,), given.get("gain"), problem.epsilon)
-    logits = F.linear(x, given["weight"].T)
+    logits = F.linear(x, given["weight"] if problem.stored else given["weight"].T)
     return problem.cap * torch.tanh(logits / problem.cap) if problem.cap else logits

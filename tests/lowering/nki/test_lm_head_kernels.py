@@ -36,6 +36,23 @@ def test_logits(generation: int, dtype, rows: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("generation", TARGETS)
+@pytest.mark.parametrize("dtype", [BF16, F32], ids=str)
+@pytest.mark.parametrize("rows", [(1, 1), (3,), (128, 1)], ids=str)
+def test_logits_of_a_weight_as_it_is_stored(generation: int, dtype, rows: tuple[int, ...]) -> None:
+    for cap, epsilon, columns in ((30.0, 1e-6, 1100), (0.0, None, 70), (2.0, None, 2304)):
+        problem = HeadProblem(rows, 300, columns, dtype, cap, epsilon, result=dtype, stored=True)
+        (found,) = run(problem, generation)
+        inputs = lm_head.operands(problem)
+        expected = oracle.head_by_torch(problem, inputs)
+        error = oracle.relative_error(found, expected)
+        if dtype == F32:
+            assert error < 1e-6
+        else:
+            (reference,) = oracle.references(oracle.head_function(problem, inputs))
+            assert error <= 1.01 * oracle.relative_error(reference, expected)
+
+
+@pytest.mark.parametrize("generation", TARGETS)
 @pytest.mark.parametrize(("rows", "tile", "columns"), [((1, 1), 2048, 6000), ((3,), 512, 1032), ((64, 1), 1024, 1024)])
 def test_the_best_of_tiles(generation: int, rows: tuple[int, ...], tile: int, columns: int) -> None:
     """torch's topk of every tile: the same indices, the capped values."""
@@ -83,13 +100,22 @@ def test_no_schedule_fits() -> None:
 
 
 def test_a_problem_of_a_function() -> None:
-    problem = HeadProblem((1, 3), 256, 1024, BF16, 30.0, 1e-6, result=BF16)
-    function = oracle.head_function(problem, lm_head.operands(problem))
-    assert lm_head.from_function(function) == problem
+    for stored in (False, True):
+        problem = HeadProblem((1, 3), 256, 1024, BF16, 30.0, 1e-6, result=BF16, stored=stored)
+        function = oracle.head_function(problem, lm_head.operands(problem))
+        assert lm_head.from_function(function) == problem
 
 
-@pytest.mark.parametrize("tile", [0, 2048])
-def test_modelled_share_of_the_hbm_bound(tile: int) -> None:
-    """Decode, E2B's depth, a quarter of its vocabulary, v3."""
-    choice = compare(HeadProblem((1, 1), 1536, 65536, BF16, 30.0, 1e-6, tile), lm_head, 3)
-    assert choice.profile.hbm_utilization >= 0.95
+def test_rows_and_tiles_that_need_a_packed_weight() -> None:
+    for rows, tile in (((129,), 0), ((1,), 512)):
+        with pytest.raises(G4cError, match="of a weight as it is stored") as refused:
+            HeadProblem(rows, 256, 1024, F32, tile=tile, stored=True)
+        assert refused.value.code == "G4C-K041"
+
+
+@pytest.mark.parametrize(("tile", "stored"), [(0, False), (2048, False), (0, True)])
+def test_modelled_share_of_the_hbm_bound(tile: int, stored: bool) -> None:
+    """Decode, E2B's depth, an eighth of its vocabulary, v3."""
+    problem = HeadProblem((1, 1), 1536, 32768, BF16, 30.0, 1e-6, tile, stored=stored)
+    choice = compare(problem, lm_head, 3)
+    assert choice.profile.hbm_utilization >= (0.9 if stored else 0.95)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from g4c.errors import G4cError
 from g4c.ir.module import Function
-from g4c.ir.ops import RmsNormOp, SoftcapOp
+from g4c.ir.ops import RmsNormOp, SoftcapOp, TransposeOp
 from g4c.ir.types import DType, TensorType
 from g4c.lowering.nki.artifact import KernelArtifact
 from g4c.lowering.nki.linear.kernel_file import NL_DTYPES, KernelText, generation_of, make_artifact
@@ -29,8 +29,9 @@ class HeadProblem:
 
     `rows`: leading shape of x, whose last axis is `depth`. `tile` 0: the result is logits [*rows, vocabulary] of type
     `result`. Else it is values f32 and indices s32 [*rows, tiles, 8]: the largest of every `tile` columns, descending;
-    equal values in the order of their indices. Operands: x, gain [depth] (of a norm with a weight), weight [depth,
-    vocabulary].
+    equal values in the order of their indices. `stored`: the weight is [vocabulary, depth], as a checkpoint has it and
+    as tokens are looked up in it; only for logits of up to 128 rows. Operands: x, gain [depth] (of a norm with a
+    weight), weight [depth, vocabulary].
     """
 
     rows: tuple[int, ...]
@@ -42,6 +43,7 @@ class HeadProblem:
     tile: int = 0
     result: DType = DType.F32
     gain: bool = True
+    stored: bool = False
 
     def __post_init__(self) -> None:
         last = self.vocabulary % self.tile if self.tile else 0
@@ -51,6 +53,9 @@ class HeadProblem:
                 f"the best of tiles of {self.tile} of {self.vocabulary} columns",
                 help=f"multiples of 256 up to {_MOST_TILE}, of which the last has {BEST} or more",
             )
+
+        if self.stored and (self.tile or self.count > 128):
+            raise G4cError("G4C-K041", f"the best of tiles, or {self.count} rows, of a weight as it is stored")
 
     @property
     def count(self) -> int:
@@ -76,6 +81,7 @@ def from_function(function: Function) -> HeadProblem:
         epsilon=norms[0].epsilon if norms else None,
         result=result.value.dtype,
         gain=not norms or norms[0].w is not None,
+        stored=not any(function.ops_of(TransposeOp)),
     )
 
 
@@ -94,6 +100,8 @@ def schedules(problem: HeadProblem, generation: int) -> tuple[HeadSchedule, ...]
     """Candidates, best guess first. G4C-K040: none fits."""
     found = []
     usable = generation_of(generation).sbuf_usable
+    if problem.stored:
+        return _stored_schedules(problem, usable)
     banks = _BANKS if problem.count <= 128 else _BANKS - 2  # more rows are transposed while sums are in use
     for columns in (problem.tile,) if problem.tile else (512 * (banks // 2), 1024):
         slots = min(_MOST_SLOTS, (usable - _resident_bytes(problem, columns)) // _slot_bytes(problem, columns))
@@ -102,6 +110,16 @@ def schedules(problem: HeadProblem, generation: int) -> tuple[HeadSchedule, ...]
     if not found:
         raise G4cError("G4C-K040", f"no schedule fits: {problem.depth} features leave no room for weights")
     return tuple(found)
+
+
+def _stored_schedules(problem: HeadProblem, usable: int) -> tuple[HeadSchedule, ...]:
+    """As many columns as a PSUM bank has sums of; a slot has 256 of them, whole."""
+    columns = 128 * min(16, 512 // problem.count)
+    free = usable - _resident_bytes(problem, columns) - 4 * problem.depth * problem.dtype.bits // 8
+    slots = min(_MOST_SLOTS, free // _slot_bytes(problem, problem.depth))
+    if slots < 2:
+        raise G4cError("G4C-K040", f"no schedule fits: {problem.depth} features leave no room for weights")
+    return (HeadSchedule(columns, _BANKS, slots),)
 
 
 def _slot_bytes(problem: HeadProblem, columns: int) -> int:
@@ -121,16 +139,18 @@ def _resident_bytes(problem: HeadProblem, columns: int) -> int:
 
 def emit(problem: HeadProblem, schedule: HeadSchedule, generation: int) -> KernelArtifact:
     """The kernel of `schedule`."""
+    order = f"{min(128, problem.count)} rows of x^T are stationary, weights move past them, 512 columns at a time"
+    resident, width = _resident_bytes(problem, schedule.columns), schedule.columns
+    if problem.stored:
+        order = "tiles of the weights are transposed on the way, each while the one before is multiplied"
+        resident, width = resident + 4 * problem.depth * problem.dtype.bits // 8, problem.depth
     kernel = KernelText(
         name=kernel_name(problem),
         summary=_summary(problem),
-        schedule=(
-            f"{min(128, problem.count)} rows of x^T are stationary, weights move past them, 512 columns at a time",
-            f"weights stream through a ring of {schedule.slots} slots, 256 x {schedule.columns} each",
-        ),
+        schedule=(order, f"weights stream through a ring of {schedule.slots} slots, 256 x {width} each"),
         inputs=operands(problem),
         outputs=results(problem),
-        resident=_resident_bytes(problem, schedule.columns) + schedule.slots * _slot_bytes(problem, schedule.columns),
+        resident=resident + schedule.slots * _slot_bytes(problem, width),
         body=_body(problem, schedule),
     )
     return make_artifact(kernel, generation)
@@ -140,7 +160,8 @@ def operands(problem: HeadProblem) -> tuple[tuple[str, TensorType], ...]:
     """Names and types of what the kernel takes, in order."""
     x = ("x", TensorType((*problem.rows, problem.depth), problem.dtype))
     gain = ("gain", TensorType((problem.depth,), problem.dtype))
-    weight = ("weight", TensorType((problem.depth, problem.vocabulary), problem.dtype))
+    shape = (problem.vocabulary, problem.depth) if problem.stored else (problem.depth, problem.vocabulary)
+    weight = ("weight", TensorType(shape, problem.dtype))
     return (x, gain, weight) if problem.epsilon is not None and problem.gain else (x, weight)
 
 
@@ -156,6 +177,7 @@ def kernel_name(problem: HeadProblem) -> str:
     """What the kernel is called."""
     parts = ["lm_head"]
     parts += [f"best{BEST}_of{problem.tile}"] if problem.tile else []
+    parts += ["stored"] if problem.stored else []
     if problem.epsilon is not None:
         parts += ["normed"] if problem.gain else ["normed", "plainly"]
     parts += [f"r{problem.count}", f"k{problem.depth}", f"n{problem.vocabulary}", problem.dtype.mlir]
@@ -164,7 +186,7 @@ def kernel_name(problem: HeadProblem) -> str:
 
 def _summary(problem: HeadProblem) -> tuple[str, ...]:
     x = "x" if problem.epsilon is None else "rms_norm(x)"
-    product = f"{x} @ weight"
+    product = f"{x} @ weight{'.T' if problem.stored else ''}"
     logits = f"{problem.cap:g} * tanh({product} / {problem.cap:g})" if problem.cap else product
     what = f"the {BEST} largest of every {problem.tile} of" if problem.tile else "logits ="
     return (
@@ -190,13 +212,13 @@ def _body(problem: HeadProblem, schedule: HeadSchedule) -> str:
         text.add(f"indices_rows = indices.reshape((ROWS, {problem.tiles}, {BEST}))")
     else:
         text.add(f"logits_rows = logits.reshape((ROWS, {problem.vocabulary}))")
-    text.add("ring = make_ring(SLOTS, COLUMNS, x.dtype)")
+    text.add(f"ring = make_ring(SLOTS, {'DEPTH' if problem.stored else 'COLUMNS'}, x.dtype)")
     if problem.tile:
         text.add("banks = []")
         together = -(-schedule.columns // 512)
         with text.block(f"for _ in range({schedule.banks // together}):"):
             text.add(f"banks.append(nl.ndarray((128, {512 * together}), dtype=nl.float32, buffer=nl.psum))")
-    else:
+    elif not problem.stored:
         text.add(f"banks = make_banks({schedule.banks})")
     text.add("loads = 0")
     with text.block("for row in range(0, ROWS, 128):"):
@@ -220,6 +242,8 @@ def _body(problem: HeadProblem, schedule: HeadSchedule) -> str:
                 nisa.dma_copy(dst=indices_rows[row : row + rows], src=where)
                 """
             )
+        elif problem.stored:
+            text.add("loads = stored_to_rows(logits_rows, weight, features, row, rows, CAP, ring, loads, COLUMNS)")
         else:
             text.add("out = logits_rows")
             text.add("loads = capped_to_rows(out, weight, features, row, rows, CAP, ring, loads, banks, COLUMNS)")
