@@ -219,6 +219,19 @@ PAIRS = [
         ),
         (
             "G4C-K029",
+            "different values in one place",
+            "else they write disjoint parts",
+            """
+              out, row = output((1, 64)), filled((1, 64))
+              me = nl.program_id(0)
+            - nisa.memset(dst=row, value=me + 1.0)
+            - nisa.dma_copy(dst=out, src=row)  # !
+            + nisa.dma_copy(dst=out[:, me * 32 : me * 32 + 32], src=row[:, :32])
+              return out
+            """,
+        ),
+        (
+            "G4C-K029",
             "rows of the other half, gathered",
             "not written by this program, nor before a barrier",
             """

@@ -89,6 +89,22 @@ EXACT = [
     ),
     one(
         "G4C-K026",
+        "a sum beyond 2^24 by the Vector Engine",
+        "the result 16777216 of 32-bit integers is rounded",
+        "nisa.tensor_scalar(dst=i, data=n, op0=nl.add, operand0=2.0**23 + 1)",
+        "nisa.tensor_scalar(dst=i, data=n, op0=nl.add, operand0=2.0**23 + 2)",
+        before="n = filled((128, 64), nl.int32, value=2**23)",
+    ),
+    one(
+        "G4C-K026",
+        "a product beyond 2^24 by the Vector Engine",
+        "of 32-bit integers is rounded",
+        "nisa.tensor_tensor(dst=i, data1=n, data2=n, op=nl.multiply, engine=VECTOR)",
+        "nisa.tensor_tensor(dst=i, data1=n, data2=n, op=nl.multiply)",
+        before="n = filled((128, 64), nl.int32, value=4097)",
+    ),
+    one(
+        "G4C-K026",
         "cast to fp32",
         "holds 16777217",
         "nisa.tensor_copy(dst=a, src=n)",

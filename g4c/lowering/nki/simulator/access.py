@@ -183,6 +183,12 @@ def _sign(program: Program, writers: np.ndarray, held: np.ndarray, values: np.nd
     bits = np.dtype(f"u{held.itemsize}")
     same = held.view(bits) == np.asarray(values, held.dtype).view(bits)
     same = same if writers.ndim == same.ndim else same[..., None]
+    if ((writers == 2 - program.number) & ~same).any():
+        program.refuse(
+            "G4C-K029",
+            f"program {program.number} overwrites what program {1 - program.number} wrote",
+            "nisa.core_barrier on the tensor orders the two programs; else they write disjoint parts",
+        )
     writers[...] = np.where(same, writers, 0) | np.uint8(program.number + 1)
 
 

@@ -7,7 +7,7 @@ Invariant: what an instruction reads and writes goes through its `Step`, so that
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -229,6 +229,20 @@ class Step:
                     f"{tensor!r} holds {int(values[inexact][0])}",
                     "the engine computes in fp32, which is exact up to 2^24; use GpSimd or bitwise operators",
                 )
+
+    def check_rounding(self, values: np.ndarray, exact: Callable[[], np.ndarray]) -> None:
+        """Refuse fp32 results of 32-bit integers that are not those of `exact`, the same arithmetic in fp64."""
+        if not self.program.strict or not values.size or np.abs(values).max() < _EXACT_INTEGER:
+            return
+        known = self.defined(*values.shape)
+        wrong = np.rint(exact()) != values
+        wrong &= True if known is None else known
+        if wrong.any():
+            self.refuse(
+                "G4C-K026",
+                f"the result {values[wrong][0]:.0f} of 32-bit integers is rounded",
+                "the engine computes in fp32, which is exact up to 2^24; use GpSimd or bitwise operators",
+            )
 
     def write(
         self, tensor: NkiTensor, values: np.ndarray, mark: int = WRITTEN, defined: np.ndarray | None = None

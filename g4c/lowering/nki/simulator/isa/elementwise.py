@@ -62,7 +62,11 @@ def tensor_tensor(dst, data1, data2, op, engine=Engine.unknown, name=None):
         result = operators.apply(operator, a, b) if operator.name != "power" else a**b
         step.store(dst, result.astype(np.int64).astype(dtypes.NUMPY[dst.dtype]))
     else:
-        step.write(dst, operators.apply(operator, step.read32(data1), step.read32(data2)))
+        a, b = step.read32(data1), step.read32(data2)
+        values = operators.apply(operator, a, b)
+        if wide:
+            step.check_rounding(values, lambda: operators.apply(operator, *(x.astype(np.float64) for x in (a, b))))
+        step.write(dst, values)
     return step.done(op=operator.name)
 
 
@@ -126,15 +130,25 @@ def tensor_scalar(
     step.same_layout("dst", "data")
     if first.bitvec:
         check_bitvec(step, "dst", "data")
-    values = step.read(data) if first.bitvec else step.read32(data)
-    values = apply_scalar(step, first, values, scalar_operand(step, first, "operand0", data), reverse0)
+    inputs = step.read(data) if first.bitvec else step.read32(data)
+    operands = [(first, scalar_operand(step, first, "operand0", data), reverse0)]
     if second is not None:
-        values = apply_scalar(step, second, values, scalar_operand(step, second, "operand1", data), reverse1)
+        operands.append((second, scalar_operand(step, second, "operand1", data), reverse1))
+    values = _chain(step, inputs, operands)
+    if not first.bitvec and {dst.dtype, data.dtype} <= dtypes.WIDE_INTEGERS:
+        step.check_rounding(values, lambda: _chain(step, inputs.astype(np.float64), operands))
     if first.bitvec:
         step.store(dst, values.astype(dtypes.NUMPY[dst.dtype]))
     else:
         step.write(dst, values)
     return step.done(ops=names)
+
+
+def _chain(step: Step, values: np.ndarray, operands: list[tuple[Operator, Any, bool]]) -> np.ndarray:
+    """One operator after the other, each with its operand."""
+    for operator, operand, reverse in operands:
+        values = apply_scalar(step, operator, values, operand, reverse)
+    return values
 
 
 def _choose_engine(step: Step, asked: Engine, first: Operator, second: Operator | None, names: set[str]) -> None:
