@@ -12,6 +12,7 @@ from g4c.ir.types import DType
 from g4c.lowering.nki.attention.decode import DecodeProblem, DecodeSchedule, Segment
 
 F32 = 2e-6  # some thousand products of f32, added up in f32 in any order: 8 ulp
+PEER = 1.01  # of the peer's error: sums in another order round a few results of bf16 the other way
 
 
 def problem(heads: str, head_dim: int, past: int, rows: int = 1, batch: int = 1, **changes: object) -> DecodeProblem:
@@ -27,7 +28,7 @@ def check(case: Case, generation: int = 3, schedule: DecodeSchedule | None = Non
     y, *caches = run(case, generation, schedule)
     reference = case.reference()
     bf16 = case.problem.dtype is DType.BF16
-    assert relative_error(y, reference) <= (relative_error(peer(case), reference) if bf16 else F32)
+    assert relative_error(y, reference) <= (PEER * relative_error(peer(case), reference) if bf16 else F32)
     assert np.all(y[case.operands["positions"] < 0] == 0)
     assert len(caches) == (2 if case.problem.update else 0)
     for cache, what in zip(caches, ("keys", "values"), strict=False):
