@@ -19,6 +19,7 @@ from g4c.lowering.nki.attention.prefill_plan import planned
 from g4c.lowering.nki.attention.prefill_schedule import buffers, sbuf_bytes
 from g4c.lowering.nki.cost import profile
 from g4c.lowering.nki.simulator.generation import from_target
+from g4c.lowering.nki.simulator.source import load
 
 PROBLEMS = {
     "windowed": (problem("4:2", 256, 300, window=128), [(0, 300)]),
@@ -124,6 +125,27 @@ def test_all_candidates_give_the_same() -> None:
         check(make(kind, [(200, 300), (300, 90)]), 3, schedule)
 
 
+@pytest.mark.parametrize(
+    ("kind", "starts", "heads"),
+    [
+        (problem("4:1", 512, 300), [(0, 300)], 2),
+        (problem("4:2", 256, 150, 512, 4, window=512), [(700, 140), (3, 150), (0, 0), (0, 130)], 4),
+        (problem("2:1", 256, 150, 700, 2), [(600, 150), (2, 100)], 2),
+    ],
+)
+def test_two_cores_share_the_heads(kind: PrefillProblem, starts: list[tuple[int, int]], heads: int) -> None:
+    """The same bits as one core gives; half of the instructions, but for what both need."""
+    case, one = make(kind, starts), replace(schedules(kind, 3)[0], heads=heads)
+    two = replace(one, cores=2)
+    artifact = emit(kind, two, 3)
+    kernel = load(artifact.source, artifact.name).specialize("trn2")
+    run = kernel[2].run(*(operand.copy() for operand in case.operands.values()))
+    alone = case.run(3, one)
+    np.testing.assert_array_equal(run.results.view(np.uint16), alone.results.view(np.uint16))
+    assert run.instructions == [instructions(kind, two, planned(kind, two))] * 2
+    assert run.instructions[0] < 0.6 * alone.instructions[0]
+
+
 def test_keys_are_loaded_and_transposed_once() -> None:
     """For all query heads and tiles, wherever they fit; each exactly once."""
     for kind in (problem("8:1", 512, 4096), problem("16:8", 256, 2048, window=1024), problem("32:4", 512, 1024, 4096)):
@@ -167,6 +189,8 @@ def test_refusals() -> None:
         PrefillProblem(1, 128, 8, 1, 256, (Segment("past", 100),))
     with pytest.raises(G4cError, match=r"K040.*bytes per partition of SBUF"):
         schedules(PrefillProblem(1, 128, 1, 1, 512, (Segment("mixed", 65536),)), 3)
+    with pytest.raises(G4cError, match=r"K040.*passes of 1 heads are not 2 equal parts"):
+        emit(problem("3:1", 512, 128), PrefillSchedule(1, 1, 1, 1, cores=2), 3)
     with pytest.raises(G4cError, match=r"K040.*no room for the keys"):
         emit(problem("1:1", 512, 4096), PrefillSchedule(1, 1, 1, 8), 3)
 

@@ -29,6 +29,8 @@ __all__ = ["PrefillProblem", "PrefillSchedule", "Segment", "emit", "from_tiled_a
 def emit(problem: PrefillProblem, schedule: PrefillSchedule, generation: int) -> KernelArtifact:
     """The kernel of `schedule`, which is one of `schedules(problem, generation)`."""
     plan = planned(problem, schedule)
+    if problem.batch * problem.heads % (schedule.heads * schedule.cores):
+        raise G4cError("G4C-K040", f"passes of {schedule.heads} heads are not {schedule.cores} equal parts")
     if not plan.fits:
         raise G4cError("G4C-K040", f"no room for the keys of {problem.name} in {schedule.slots} tiles of SBUF")
     held = buffers(problem, schedule, plan.blocks)

@@ -22,13 +22,13 @@ def psum_banks(held: tuple[Buffer, ...]) -> int:
 
 
 def instructions(problem: PrefillProblem, schedule: PrefillSchedule, plan: Plan) -> int:
-    """How many instructions the kernel executes."""
+    """How many instructions the kernel executes; of two cores, the first one."""
     ragged = len(set(problem.widths)) > 1
     turn = len(problem.widths) * (2 if ragged else 1) + (0 if ragged else 1)
     count = schedule.sums_in_values(problem)
     if problem.causal and any(segment.kind == "chunk" for segment in problem.segments):
         count += 2 + (problem.window > 0)
-    count += problem.batch * _of_batch(problem, schedule)
+    count += len({b for b, _, _, _ in plan.tiles}) * _of_batch(problem, schedule)
     count += len(plan.loads) * (2 + schedule.kv_heads * turn)
     if schedule.by_slot(problem):
         count += 2 * sum(problem.segments[segment].kind == "past" for _, _, segment, _, _ in plan.loads)
@@ -116,11 +116,13 @@ def _schedule(problem: PrefillProblem, schedule: PrefillSchedule, plan: Plan) ->
             f"{schedule.slots} of {problem.key_tiles} key tiles are in SBUF; {schedule.query_tiles} query tiles visit "
             f"them in turn, so that a key tile is loaded {again:.1f} times on average"
         )
+    cores = f" Each of two cores does {schedule.passes(problem)} passes of {schedule.heads} heads."
+    cores = cores if schedule.cores > 1 else ""
     sums = "a column of ones in V" if schedule.sums_in_values(problem) else "Scalar, with the exponentials"
     return (
         f"Schedule: {loaded}. A step is up to {schedule.banks} banks of 512 keys for one head of one query tile, with "
         "queries on the partitions: S = q K^T adds up over d tiles in PSUM, Vector masks and takes the maximum, "
         "Scalar the exponentials, PE transposes P and multiplies it by V; later steps of a unit rescale what it has. "
         f"Row sums: {sums}. PE works on steps n - 1 (S), n - {schedule.lag + 1} (P^T) and n - {schedule.lag + 2} (P V) "
-        "at a time, so that it does not wait for a softmax."
+        f"at a time, so that it does not wait for a softmax.{cores}"
     )

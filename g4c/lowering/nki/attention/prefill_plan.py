@@ -37,6 +37,7 @@ def constants(problem: PrefillProblem, schedule: PrefillSchedule) -> tuple[tuple
     found += [
         ("TOGETHER", schedule.kv_heads, "KV heads that are loaded together"),
         ("HEADS", schedule.heads, "query heads that are loaded and stored together"),
+        *([("PASSES", schedule.passes(problem), "of HEADS heads, on each core")] if schedule.cores > 1 else []),
         ("SHARED", schedule.query_tiles, "query tiles that use the keys in SBUF in turn"),
         ("UNITS", schedule.units, "query tiles of one head with queries and sums in SBUF"),
         ("SLOTS", schedule.slots, "key tiles in SBUF"),
@@ -63,7 +64,7 @@ def plan_text(problem: PrefillProblem, schedule: PrefillSchedule, pauses: bool) 
     _bring(text, problem, schedule)
     text.add()
     text.add()
-    _plan(text, pauses, schedule.resident(problem))
+    _plan(text, pauses, schedule.resident(problem), schedule.cores > 1)
     return str(text)
 
 
@@ -163,11 +164,11 @@ def _bring(text: SourceText, problem: PrefillProblem, schedule: PrefillSchedule)
         text.add("return runs, oldest")
 
 
-def _plan(text: SourceText, pauses: bool, resident: bool) -> None:
+def _plan(text: SourceText, pauses: bool, resident: bool, two: bool) -> None:
     text.add(_PAUSE)
     text.add()
     text.add()
-    with text.block("def plan():"):
+    with text.block("def plan(core):" if two else "def plan():"):
         text.add('''
             """Steps (a block of keys for one head of one query tile), loads of key tiles, loads of query tiles."""
             steps = []
@@ -176,41 +177,49 @@ def _plan(text: SourceText, pauses: bool, resident: bool) -> None:
             unit = 0
             pause(steps, loads, ADDED)
         ''')
+        if two:
+            text.add("passes = 0  # of both cores: the first half is core 0's")
         with text.block("for b in range(BATCH):"), text.block("for g in range(0, KV_HEADS, TOGETHER):"):
             if pauses:
                 text.add("# SBUF has no room for keys of the next KV head as long as steps of this one are under way.")
                 text.add("pause(steps, loads, MULTIPLIED)")
             text.add("number = [-1] * KEY_TILES")
             heads = text.block("for head in range(g * GROUP, (g + TOGETHER) * GROUP, HEADS):")
-            with heads, text.block("for i0 in range(0, QUERY_TILES, SHARED):"):
-                text.add("""
-                    shared = range(i0, min(i0 + SHARED, QUERY_TILES))
-                    seen = []
-                    blocks = 0
-                    for i in shared:
-                        tiles.append((b, i * P, min(ROWS, i * P + P), head))
-                        seen.append(visits(i))
-                        blocks = max(blocks, -(-len(seen[-1]) // BLOCK_BANKS))
-                """)
-                with text.block("for p in range(blocks):"), text.block("for i in shared:"):
-                    equal = "-(-len(banks) // -(-len(banks) // BLOCK_BANKS))  # blocks of about one size"
-                    text.add(f"""
-                        banks = seen[i - i0]
-                        size = {equal if resident else "BLOCK_BANKS  # the same keys for all query tiles"}
-                    """)
+            every = "0, QUERY_TILES, SHARED"
+            with heads:
+                if two:
+                    every = "0, QUERY_TILES if passes // PASSES == core else 0, SHARED"
+                with text.block(f"for i0 in range({every}):"):
                     text.add("""
-                        block = banks[p * size : (p + 1) * size]
-                        runs, oldest = bring(b, g, block, number, loads)
-                        for h in range(HEADS if len(block) > 0 else 0):
-                            step = {"banks": block, "runs": runs, "kv": (head + h) // GROUP - g}
-                            step["unit"] = unit + (i - i0) * HEADS + h
-                            step["needs"] = len(loads)
-                            step["oldest"] = oldest
-                            step["opens"] = p == 0
-                            step["closes"] = (p + 1) * size >= len(banks)
-                            steps.append(step)
+                        shared = range(i0, min(i0 + SHARED, QUERY_TILES))
+                        seen = []
+                        blocks = 0
+                        for i in shared:
+                            tiles.append((b, i * P, min(ROWS, i * P + P), head))
+                            seen.append(visits(i))
+                            blocks = max(blocks, -(-len(seen[-1]) // BLOCK_BANKS))
                     """)
-                text.add("unit += len(shared) * HEADS")
+                    with text.block("for p in range(blocks):"), text.block("for i in shared:"):
+                        equal = "-(-len(banks) // -(-len(banks) // BLOCK_BANKS))  # blocks of about one size"
+                        text.add(f"""
+                            banks = seen[i - i0]
+                            size = {equal if resident else "BLOCK_BANKS  # the same keys for all query tiles"}
+                        """)
+                        text.add("""
+                            block = banks[p * size : (p + 1) * size]
+                            runs, oldest = bring(b, g, block, number, loads)
+                            for h in range(HEADS if len(block) > 0 else 0):
+                                step = {"banks": block, "runs": runs, "kv": (head + h) // GROUP - g}
+                                step["unit"] = unit + (i - i0) * HEADS + h
+                                step["needs"] = len(loads)
+                                step["oldest"] = oldest
+                                step["opens"] = p == 0
+                                step["closes"] = (p + 1) * size >= len(banks)
+                                steps.append(step)
+                        """)
+                    text.add("unit += len(shared) * HEADS")
+                if two:
+                    text.add("passes += 1")
         text.add("""
             pause(steps, loads, ADDED)
             for n in range(len(steps) - 2, -1, -1):  # the oldest load that this step or a later one uses
@@ -235,7 +244,7 @@ class Plan:
             self.text = plan_text(problem, schedule, self.pauses)
             scope: dict[str, Any] = {name: value for name, value, _ in constants(problem, schedule)}
             exec(self.text, scope)
-            self.steps, self.loads, self.tiles = scope["plan"]()
+            self.steps, self.loads, self.tiles = scope["plan"](*([0] if schedule.cores > 1 else []))
             self.fits = all(
                 step["needs"] <= self.steps[n - schedule.added + 1]["oldest"] + schedule.slots
                 for n, step in enumerate(self.steps)

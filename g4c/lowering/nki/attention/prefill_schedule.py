@@ -20,7 +20,8 @@ class PrefillSchedule:
     `slots` key tiles of 128 are in SBUF. Where that is less than there are, `query_tiles` query tiles of `heads` heads
     visit the tiles that are there in turn, with their queries and sums in SBUF; else it is 1. `banks` (1 to 4) of PSUM
     hold the scores that share one maximum. `lag`: steps between the scores of a block and its transposed probabilities.
-    `ahead`: key tiles that are loaded ahead of their transposition.
+    `ahead`: key tiles that are loaded ahead of their transposition. `cores`: 2 on a logical core of two, launched as
+    kernel[2]: each does half of the passes, a pass being `heads` heads of all query tiles of a sequence.
     """
 
     kv_heads: int
@@ -30,6 +31,7 @@ class PrefillSchedule:
     banks: int = 4
     lag: int = 2
     ahead: int = 4
+    cores: int = 1
 
     @property
     def added(self) -> int:
@@ -40,6 +42,10 @@ class PrefillSchedule:
     def units(self) -> int:
         """Pairs of a query tile and a head with queries, sums and result in SBUF: those in turn, and one more."""
         return self.heads * self.query_tiles + 1
+
+    def passes(self, problem: PrefillProblem) -> int:
+        """Of one core."""
+        return problem.batch * problem.heads // self.heads // self.cores
 
     def resident(self, problem: PrefillProblem) -> bool:
         """Whether all keys of the KV heads that are loaded together are in SBUF."""
@@ -71,7 +77,8 @@ class PrefillSchedule:
         """One line for people."""
         keys = "keys resident" if self.resident(problem) else f"{self.query_tiles} query tiles per pass over the keys"
         heads = f"{self.kv_heads} KV and {self.heads} query heads together"
-        return f"{keys} ({self.slots} tiles in SBUF), {heads}, up to {BANK * self.banks} keys per maximum"
+        cores = ", half of the heads on each of two cores" if self.cores > 1 else ""
+        return f"{keys} ({self.slots} tiles in SBUF), {heads}, up to {BANK * self.banks} keys per maximum{cores}"
 
 
 @dataclass(frozen=True)

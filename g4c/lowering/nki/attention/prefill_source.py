@@ -26,8 +26,14 @@ def kernel(text: KernelText) -> None:
             listed = ", ".join(f"{segment.kind}_{names}" for segment in problem.segments)
             text.add(f"stored_{names} = ({listed}{',' * (len(problem.segments) == 1)})")
         _allocate(text)
+        if text.schedule.cores > 1:
+            text.add("""
+                assert nl.num_programs() == 2
+                steps, loads, tiles = plan(nl.program_id(0))
+            """)
+        else:
+            text.add("steps, loads, tiles = plan()")
         text.add("""
-            steps, loads, tiles = plan()
             fetched = 0  # loads of key tiles that were issued
             transposed = 0  # key tiles of which K^T is there
             asked = 0  # loads of query tiles that were issued
