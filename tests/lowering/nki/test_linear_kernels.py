@@ -68,6 +68,14 @@ def test_blocks_of_rows(rows: tuple[int, ...], block: int) -> None:
     check(problem, schedule)
 
 
+@pytest.mark.parametrize(("rows", "width"), [(128, 3000), (100, 3839), (127, 3071)])
+def test_banks_beside_a_last_tile(rows: int, width: int) -> None:
+    """A tile of less than 128 features has a PSUM bank of its own."""
+    problem = ProjectionProblem((rows,), 256, (width,), F32)
+    for schedule in projection.schedules(problem, 3):
+        check(problem, schedule)
+
+
 def test_a_norm_without_a_weight() -> None:
     for rows in ((3,), (140,)):
         problem = ProjectionProblem(rows, 300, (520,), BF16, 1e-6, gain=False)

@@ -37,7 +37,7 @@ def test_logits(generation: int, dtype, rows: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("generation", TARGETS)
 @pytest.mark.parametrize("dtype", [BF16, F32], ids=str)
-@pytest.mark.parametrize("rows", [(1, 1), (3,), (128, 1)], ids=str)
+@pytest.mark.parametrize("rows", [(1, 1), (3,), (100,), (128, 1)], ids=str)
 def test_logits_of_a_weight_as_it_is_stored(generation: int, dtype, rows: tuple[int, ...]) -> None:
     for cap, epsilon, columns in ((30.0, 1e-6, 1100), (0.0, None, 70), (2.0, None, 2304)):
         problem = HeadProblem(rows, 300, columns, dtype, cap, epsilon, result=dtype, stored=True)

@@ -93,6 +93,13 @@ def test_a_wide_stream_is_cut_into_blocks_of_columns() -> None:
     check(problem, first(problem))
 
 
+@pytest.mark.parametrize(("rows", "mlp"), [(128, 3000), (250, 1500), (500, 700), (100, 3839)])
+def test_banks_beside_a_last_tile(rows: int, mlp: int) -> None:
+    """A tile of less than 128 features has a PSUM bank of its own."""
+    problem = ResidualProblem((rows,), 200, F32, 1e-6, mlp=mlp)
+    check(problem, first(problem))
+
+
 def test_what_a_file_says() -> None:
     problem = ResidualProblem((3,), 1536, BF16, 1e-6, attention=256, mlp=512, per_layer=256)
     for schedule in residual.schedules(problem, 3):

@@ -11,19 +11,20 @@ import ast
 import functools
 import inspect
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from g4c.ir.types import DType, TensorType
 from g4c.lowering.nki.artifact import KernelArtifact
-from g4c.lowering.nki.linear.device import epilogues, normalization, streaming, tiles, transposition
+from g4c.lowering.nki.linear.device import epilogues, normalization, streaming, tiles, transposition, vocabulary
 from g4c.lowering.nki.simulator import source
 from g4c.lowering.nki.simulator.generation import TARGETS, Generation
 from g4c.lowering.nki.source_text import SourceText
 
 FAMILY = "linear"
+SUM_BANKS = 6  # of 8 in PSUM; transposes and norms use the others
 NL_DTYPES = {DType.BF16: "bfloat16", DType.F32: "float32", DType.S32: "int32"}
 _TARGET = {2: "trn1", 3: "trn2", 4: "trn3"}
 _HEAD = """
@@ -59,6 +60,15 @@ def row_blocks(count: int) -> list[int]:
     """Into blocks of how many rows `count` rows may be cut, most first: equal ones of up to 512, in tiles of 128."""
     passes = sorted({-(-count // most) for most in (512, 384, 256, 128)})
     return [min(count, -(-count // (128 * n)) * 128) for n in passes]
+
+
+def most_columns(rows: int, widths: Iterable[int]) -> int:
+    """Of how many columns, in multiples of 256, `SUM_BANKS` hold the sums of `rows` rows, features on the partitions.
+
+    A last tile of less than 128 columns, which some of `widths` have, takes a bank of its own.
+    """
+    banks = SUM_BANKS - any(width % 128 for width in widths)
+    return 128 * banks * (512 // rows) // 256 * 256
 
 
 def make_artifact(kernel: KernelText, generation: int) -> KernelArtifact:
@@ -108,7 +118,7 @@ def _wrap(line: str) -> str:
 def _library() -> dict[str, tuple[str, frozenset[str]]]:
     """The text of every function of `device`, in order, and which of them it names."""
     found = {}
-    for module in (tiles, transposition, normalization, streaming, epilogues):
+    for module in (tiles, transposition, normalization, streaming, epilogues, vocabulary):
         for name, function in vars(module).items():
             if inspect.isfunction(function) and function.__module__ == module.__name__:
                 found[name] = inspect.getsource(function).strip()

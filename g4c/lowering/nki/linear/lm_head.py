@@ -114,7 +114,7 @@ def schedules(problem: HeadProblem, generation: int) -> tuple[HeadSchedule, ...]
 
 def _stored_schedules(problem: HeadProblem, usable: int) -> tuple[HeadSchedule, ...]:
     """As many columns as a PSUM bank has sums of; a slot has 256 of them, whole."""
-    columns = 128 * min(16, 512 // problem.count)
+    columns = 256 * min(8, 256 // problem.count)
     free = usable - _resident_bytes(problem, columns) - 4 * problem.depth * problem.dtype.bits // 8
     slots = min(_MOST_SLOTS, free // _slot_bytes(problem, problem.depth))
     if slots < 2:

@@ -14,10 +14,16 @@ from g4c.ir.module import Function
 from g4c.ir.ops import RmsNormOp
 from g4c.ir.types import DType, TensorType
 from g4c.lowering.nki.artifact import KernelArtifact
-from g4c.lowering.nki.linear.kernel_file import KernelText, generation_of, make_artifact, row_blocks
+from g4c.lowering.nki.linear.kernel_file import (
+    SUM_BANKS,
+    KernelText,
+    generation_of,
+    make_artifact,
+    most_columns,
+    row_blocks,
+)
 from g4c.lowering.nki.source_text import SourceText
 
-_SUM_BANKS = 6  # of 8; transposes and norms use the others
 _MOST_SLOTS = 32
 _FULL_SPEED = 2048  # columns: 4 KiB of bf16, contiguous in HBM
 
@@ -99,7 +105,7 @@ def _forms(count: int) -> list[tuple[int, bool]]:
 
 def _columns(width: int, rows: int, stationary: bool) -> int:
     """Equal parts that fit the PSUM banks, where it can be of `_FULL_SPEED` columns or more."""
-    most = 128 * _SUM_BANKS * (512 // rows) if stationary else 512 * (_SUM_BANKS // -(-rows // 128))
+    most = most_columns(rows, (width,)) if stationary else 512 * (SUM_BANKS // -(-rows // 128))
     parts = -(-width // most)
     if width // parts >= 2 * _FULL_SPEED:
         parts = width // _FULL_SPEED
@@ -190,7 +196,7 @@ def _body(problem: ProjectionProblem, schedule: ProjectionSchedule, names: list[
         start += columns
     text.add("rows_of_x = load_rows(x_rows, 0, min(BLOCK, ROWS), 0)  # before anything else")
     text.add("ring = make_ring(SLOTS, COLUMNS, x.dtype)")
-    text.add(f"banks = make_banks({_SUM_BANKS})")
+    text.add(f"banks = make_banks({SUM_BANKS})")
     if problem.epsilon is not None:
         text.add(f"gains = [{'load_vector(gain, 32)' if problem.gain else ''}]")
         text.add("mean = averager(DEPTH)")

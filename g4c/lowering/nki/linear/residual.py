@@ -15,10 +15,16 @@ from g4c.ir.module import Function
 from g4c.ir.ops import RmsNormOp
 from g4c.ir.types import DType, TensorType
 from g4c.lowering.nki.artifact import KernelArtifact
-from g4c.lowering.nki.linear.kernel_file import KernelText, generation_of, make_artifact, row_blocks
+from g4c.lowering.nki.linear.kernel_file import (
+    SUM_BANKS,
+    KernelText,
+    generation_of,
+    make_artifact,
+    most_columns,
+    row_blocks,
+)
 from g4c.lowering.nki.source_text import SourceText
 
-_SUM_BANKS = 6  # of 8; transposes and norms use the others
 _MOST_SLOTS = 32
 _COLUMNS = (2048, 3072)  # 4 KiB of bf16 and more, contiguous in HBM
 _LEAST_SLOTS = 3
@@ -92,7 +98,8 @@ def schedules(problem: ResidualProblem, generation: int) -> tuple[ResidualSchedu
     usable = generation_of(generation).sbuf_usable
     sizes = row_blocks(problem.count)
     for rows in sizes:
-        most = min(128 * _SUM_BANKS * (512 // rows), _widest(problem))
+        widths = (problem.width, problem.mlp, problem.per_layer)
+        most = min(most_columns(rows, widths), max(widths))
         for columns in sorted({min(most, n) for n in _COLUMNS}, reverse=True):
             slots = min(_MOST_SLOTS, (usable - _resident_bytes(problem, rows)) // _slot_bytes(problem, columns))
             if slots >= _LEAST_SLOTS and len(found) < 2:
@@ -105,10 +112,6 @@ def schedules(problem: ResidualProblem, generation: int) -> tuple[ResidualSchedu
             help="split the MLP's width",
         )
     return tuple(found)
-
-
-def _widest(problem: ResidualProblem) -> int:
-    return max(problem.width, problem.mlp, problem.per_layer)
 
 
 def _slot_bytes(problem: ResidualProblem, columns: int) -> int:
@@ -125,7 +128,7 @@ def _resident_bytes(problem: ResidualProblem, rows: int) -> int:
     stream, gate = features(problem.width), features(problem.per_layer)
     product = -(-problem.width // 128) * rows * 4
     loaded = -(-rows // 128) * (problem.width + problem.attention + problem.per_layer) * size
-    gelu = _SUM_BANKS * 2048
+    gelu = SUM_BANKS * 2048
     most = max(
         loaded + features(problem.attention) + gate,
         features(problem.attention) + gate + product,
@@ -224,7 +227,7 @@ def _body(problem: ResidualProblem, schedule: ResidualSchedule) -> str:
     if problem.per_layer:
         text.add(f"per_layer_rows = per_layer_input.reshape((ROWS, {problem.per_layer}))")
     text.add("ring = make_ring(SLOTS, COLUMNS, hidden.dtype)")
-    text.add(f"banks = make_banks({_SUM_BANKS})")
+    text.add(f"banks = make_banks({SUM_BANKS})")
     text.add("loads = 0")
     with text.block("for row in range(0, ROWS, BLOCK):"):
         text.add("rows = min(BLOCK, ROWS - row)")

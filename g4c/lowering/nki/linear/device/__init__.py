@@ -7,4 +7,5 @@ They are written against the simulator's `nl` and `nisa`, which in a generated f
     normalization   RMS norms
     streaming       weights through a ring of buffers, multiplied as they arrive
     epilogues       what becomes of products
+    vocabulary      products with the vocabulary
 """

@@ -1,21 +1,15 @@
-"""What becomes of products: gated, normalized and added, stored as rows, or searched for the largest."""
+"""What becomes of products: gated, normalized and added, or stored as rows."""
 
 from g4c.lowering.nki.linear.device.normalization import add_mean, squares_of, times_gain, to_inverse_rms
-from g4c.lowering.nki.linear.device.streaming import load_weights, multiply_to_features, multiply_to_rows
-from g4c.lowering.nki.linear.device.tiles import (
-    equal_parts,
-    group_of,
-    in_bank,
-    per_row,
-    tile_features,
-    tile_groups,
-)
+from g4c.lowering.nki.linear.device.streaming import multiply_to_features, multiply_to_rows
+from g4c.lowering.nki.linear.device.tiles import equal_parts, group_of, in_bank, per_row, tile_groups
 from g4c.lowering.nki.simulator import isa as nisa
 from g4c.lowering.nki.simulator import language as nl
 
 
 def take_banks(banks, used, count):
     """`count` banks, the next ones in turn."""
+    assert count <= len(banks)
     taken = []
     for n in range(count):
         taken.append(banks[(used + n) % len(banks)])
@@ -170,142 +164,3 @@ def store_sums(outputs, sums, first, columns, row, rows):
         if low < high:
             part = result[:, low - first : high - first]
             nisa.dma_copy(dst=output[row : row + rows, low - start : high - start], src=part)
-
-
-def best_of_tiles(values, indices, weights, x, rows, cap, ring, loads, banks, columns):
-    """values, indices [rows, tiles, 8] in SBUF = the 8 largest of every `columns` of x^T weights, and where they are.
-
-    cap * tanh(value / cap) where cap is not 0: it keeps the order, so it need not be taken of the others.
-    """
-    width = weights.shape[1]
-    for first in range(0, width, columns):
-        size = min(columns, width - first)
-        tile = first // columns
-        sums = banks[tile % len(banks)]  # of several banks, one after the other
-        parts = []
-        for at in range(0, size, 512):
-            parts.append(sums[:, at : min(at + 512, size)])
-        loads = multiply_to_rows([parts], weights, first, size, x, rows, ring, loads)
-        largest = nl.ndarray((rows, 8), dtype=nl.float32, buffer=nl.sbuf)
-        where = nl.ndarray((rows, 8), dtype=nl.uint32, buffer=nl.sbuf)
-        nisa.max8(dst=largest, src=sums[:rows, :size])
-        nisa.nc_find_index8(dst=where, data=sums[:rows, :size], vals=largest)
-        nisa.tensor_scalar(dst=indices[:rows, tile, :], data=where, op0=nl.add, operand0=float(first))
-        if cap == 0.0:
-            nisa.tensor_copy(dst=values[:rows, tile, :], src=largest)
-        else:
-            capped = nl.ndarray((rows, 8), dtype=nl.float32, buffer=nl.sbuf)
-            nisa.activation(dst=capped, op=nl.tanh, data=largest, scale=1.0 / cap)
-            nisa.tensor_scalar(dst=values[:rows, tile, :], data=capped, op0=nl.multiply, operand0=cap)
-    return loads
-
-
-def capped_to_rows(output, weights, x, row, rows, cap, ring, loads, banks, columns):
-    """Rows from `row` on of output = cap * tanh(x^T weights / cap), or x^T weights where cap is 0."""
-    width = weights.shape[1]
-    used = 0
-    for first in range(0, width, columns):
-        size = min(columns, width - first)
-        sums = take_banks(banks, used, (size + 511) // 512)
-        used += len(sums)
-        loads = multiply_to_rows([sums], weights, first, size, x, rows, ring, loads)
-        result = nl.ndarray((rows, size), dtype=output.dtype, buffer=nl.sbuf)
-        for c in range(len(sums)):
-            low, high = 512 * c, min(512 * c + 512, size)
-            if cap == 0.0:
-                nisa.tensor_copy(dst=result[:, low:high], src=sums[c][:rows, : high - low])
-            else:
-                capped = nl.ndarray((rows, 512), dtype=nl.float32, buffer=nl.sbuf)
-                part = capped[:, : high - low]
-                nisa.activation(dst=part, op=nl.tanh, data=sums[c][:rows, : high - low], scale=1.0 / cap)
-                nisa.tensor_scalar(dst=result[:, low:high], data=part, op0=nl.multiply, operand0=cap)
-        nisa.dma_copy(dst=output[row : row + rows, first : first + size], src=result)
-    return loads
-
-
-def transpose_tile(lines, depth):
-    """[128, k tiles, n] in SBUF = lines [n, k] transposed, n up to 128; two engines take turns to empty the banks."""
-    rows = lines.shape[0]
-    elements = 1024 if lines.dtype == nl.bfloat16 else 512  # a PSUM bank
-    target = nl.ndarray((128, (depth + 127) // 128, rows), dtype=lines.dtype, buffer=nl.sbuf)
-    groups = tile_groups(0, depth, elements // 128)
-    for n in range(len(groups)):
-        tile, together, partitions = groups[n]
-        bank = nl.ndarray((128, elements), dtype=lines.dtype, buffer=nl.psum)
-        for t in range(together):
-            at, limit, step = tile_features(tile + t, depth)
-            nisa.nc_transpose(dst=bank[:partitions, t * rows : (t + 1) * rows], data=lines[:, at:limit:step])
-        flat = target.ap([[target.shape[1] * rows, partitions], [1, together * rows]], offset=tile * rows)
-        if n % 2 == 0:
-            nisa.tensor_copy(dst=flat, src=bank[:partitions, : together * rows])
-        else:
-            nisa.activation(dst=flat, op=nl.copy, data=bank[:partitions, : together * rows])
-    return target
-
-
-def store_logits(output, sums, first, size, row, rows, cap):
-    """output[row : row + rows, first : first + size] = sums [128, tiles * rows], capped."""
-    result = nl.ndarray((rows, size), dtype=output.dtype, buffer=nl.sbuf)
-    for at in range(0, size, 512):
-        columns = min(512, size - at)
-        bank = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.psum)
-        for tile in range(at // 128, (at + columns + 127) // 128):
-            low, limit, step = tile_features(tile, size)
-            partitions = (limit - low + step - 1) // step
-            nisa.nc_transpose(
-                dst=bank[:rows, low - at : limit - at : step], data=sums[:partitions, tile * rows : (tile + 1) * rows]
-            )
-        part = result[:, at : at + columns]
-        if cap == 0.0:
-            nisa.tensor_copy(dst=part, src=bank[:rows, :columns])
-        else:
-            capped = nl.ndarray((rows, 512), dtype=nl.float32, buffer=nl.sbuf)
-            nisa.activation(dst=capped[:, :columns], op=nl.tanh, data=bank[:rows, :columns], scale=1.0 / cap)
-            nisa.tensor_scalar(dst=part, data=capped[:, :columns], op0=nl.multiply, operand0=cap)
-    nisa.dma_copy(dst=output[row : row + rows, first : first + size], src=result)
-
-
-def stored_to_rows(output, weights, x, row, rows, cap, ring, loads, columns):
-    """Rows from `row` on of output = (weights x)^T, capped; weights [n, k] as a checkpoint has them.
-
-    Tiles of the weights are transposed on the way. A tile is multiplied while the next one is transposed.
-    """
-    width, depth = weights.shape
-    tiles = (width + 127) // 128
-    flipped, next_flipped = [], []
-    for n in range(tiles + 1):
-        if n < tiles:
-            if n % 2 == 0:
-                slot = ring[loads % len(ring)]
-                loads += 1
-                load_weights(slot, weights, 128 * n, 0, depth)
-            at, limit, step = tile_features(n, width)
-            partitions = (limit - at + step - 1) // step
-            start = n % 2 * depth
-            next_flipped = transpose_tile(slot[:partitions, start : start + depth], depth)
-        if n > 0:
-            first = (n - 1) * 128 // columns * columns
-            place = (n - 1) - first // 128
-            if place == 0:
-                sums = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.psum)
-            partitions = flipped.shape[2]
-            for k in range(0, depth, 128):
-                size = min(128, depth - k)
-                nisa.nc_matmul(
-                    dst=sums[:partitions, place * rows : (place + 1) * rows],
-                    stationary=flipped[:size, k // 128, :],
-                    moving=x[:size, k // 128, :rows],
-                    accumulate=k > 0,
-                )
-            size = min(columns, width - first)
-            if (place + 1) * 128 >= size:
-                products = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.sbuf)
-                whole = size // 128
-                if whole > 0:
-                    nisa.tensor_copy(dst=products[:, : whole * rows], src=sums[:, : whole * rows])
-                if size % 128 > 0:
-                    rest = slice(whole * rows, (whole + 1) * rows)
-                    nisa.tensor_copy(dst=products[:partitions, rest], src=sums[:partitions, rest])
-                store_logits(output, products, first, size, row, rows, cap)
-        flipped = next_flipped
-    return loads
