@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,12 +79,13 @@ class Reporter(Protocol):
     """Who is told how it goes."""
 
     def phase(self, name: str) -> AbstractContextManager[_Phase]: ...
+    def detail(self, text: str) -> None: ...
 
 
 def model_kernels(wanted: Wanted, reporter: Reporter) -> list[ModelKernel]:
     """The kernels of all programs, in the order of their first call."""
     with reporter.phase("trace") as phase:
-        module = outlined(wanted)
+        module = outlined(wanted, reporter.detail)
         phase.result = ", ".join(program.name for program in module.programs)
     number = generation_of(wanted.target)
     found: list[ModelKernel] = []
@@ -100,8 +102,11 @@ def model_kernels(wanted: Wanted, reporter: Reporter) -> list[ModelKernel]:
     return found
 
 
-def outlined(wanted: Wanted) -> Module:
-    """The programs with their kernels outlined. Refusals: those of a compile with these options."""
+def outlined(wanted: Wanted, sink: Callable[[str], None]) -> Module:
+    """The programs with their kernels outlined; `sink` gets the passes' remarks.
+
+    Refusals: those of a compile with these options.
+    """
     from g4c.compile_options import CompileOptions
     from g4c.frontend.config import load_model_config
     from g4c.frontend.torch_cache import without_cache_directory
@@ -119,7 +124,7 @@ def outlined(wanted: Wanted) -> Module:
 
         module = trace_programs(config, TraceOptions(**shapes, dtype=wanted.dtype))
     pipeline = parse_pipeline(f"{TILED_PIPELINE},outline-kernels")
-    run_pipeline(module, pipeline, PipelineOptions(verify_each=False, repro_dir=None))
+    run_pipeline(module, pipeline, PipelineOptions(verify_each=False, repro_dir=None, sink=sink))
     return module
 
 
@@ -169,20 +174,28 @@ def _choice(function: Function, number: int) -> Choice:
 
 
 def listing(kernels: list[ModelKernel]) -> str:
-    """The kernels for people: name, calls, modelled time and bound; shapes and schedule below."""
+    """The kernels for people: name, calls, modelled time, bound; shapes and schedule below. Last the kernels of each
+    program, one after the other."""
     lines = []
+    totals: dict[str, list[float]] = {}
     for kernel in kernels:
         calls = ", ".join(f"{count} in {program}" for program, count in kernel.calls)
         if kernel.choice is None:
             lines += [f"{kernel.name}: no kernel: {kernel.refusal}", f"    calls     {calls}"]
             continue
         artifact, found = kernel.choice.artifact, kernel.choice.profile
+        for program, count in kernel.calls:
+            totals.setdefault(program, []).extend([found.us] * count)
         lines += [
             f"{kernel.name}: {found.us:,.1f} us modelled, bound by {TITLES.get(found.bound, found.bound)}",
             f"    calls     {calls}",
             f"    shape     {', '.join(f'{name} {shape(kind)}' for name, kind in artifact.inputs)}",
             f"    schedule  {artifact.schedule} (of {len(kernel.choice.compared)} compared)",
         ]
+    for program, times in totals.items():
+        lines.append(
+            f"{program}: {len(times)} kernel calls, {sum(times) / 1000:,.2f} ms modelled; other ops not counted"
+        )
     return "\n".join(lines) if lines else "no program calls a kernel"
 
 

@@ -255,7 +255,9 @@ def test_the_kernels_of_a_model(
     """list gives names with all there is to know; profile, show, trace and roofline take them."""
     from g4c import model_kernels
 
-    monkeypatch.setattr(model_kernels, "outlined", functools.cache(model_kernels.outlined))
+    outlined = model_kernels.outlined
+    traced = functools.cache(lambda wanted: outlined(wanted, lambda text: None))
+    monkeypatch.setattr(model_kernels, "outlined", lambda wanted, sink: traced(wanted))
     options = ["--variant", model, "--bucket", "32", "--max-context", "64"]
     assert main(["nki", "list", *options, "--json"]) == 0
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -268,7 +270,11 @@ def test_the_kernels_of_a_model(
     assert listed == min(item["modelled_us"] for item in kernels[name]["compared"])
 
     assert main(["nki", "list", *options]) == 0
-    assert f"{name}: {listed:,.1f} us modelled, bound by" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert f"{name}: {listed:,.1f} us modelled, bound by" in text
+    steps = [(event["profile"]["modelled_us"], event["calls"].get("decode", 0)) for event in kernels.values()]
+    calls, total = sum(n for _, n in steps), sum(us * n for us, n in steps) / 1000
+    assert text.splitlines()[-1].startswith(f"decode: {calls} kernel calls, {total:,.2f} ms modelled")
     assert main(["nki", "profile", name, *options]) == 0
     assert capsys.readouterr().out.startswith(f"{name}: {listed:,.1f} us modelled")
     assert main(["nki", "show", name, *options]) == 0
