@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import resource
-import shlex
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -21,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from g4c.compile_options import DTYPES, CompileOptions, compile_key, plain, versions
 from g4c.errors import G4cError
 from g4c.kernels import make_kernels, write_kernel
-from g4c.lowering.neuron.neuronx_cc import TARGETS, neuronx_cc_command
 from g4c.runtime.bundle import BundleWriter, check_target, open_bundle, tensor_json, type_json, weight_json
 
 if TYPE_CHECKING:
@@ -343,32 +341,6 @@ def _is_current(run: _Run) -> bool:
 
 
 # -- words -------------------------------------------------------------------------------------------------------------
-
-
-def next_steps(path: Path) -> list[str]:
-    """What the bundle is not yet, and the commands that take it there on a machine with the Neuron SDK."""
-    bundle = open_bundle(path)
-    target = TARGETS[bundle.manifest["target"]]
-    if target.family is None:
-        return []
-    calling = [program.name for program in bundle.programs.values() if program.kernels]
-    if calling:
-        return [
-            f"not done here: NEFFs for {target.name}. {', '.join(calling)} call {len(bundle.kernels)} kernels that are "
-            "there as source (kernels/): neuronx-cc takes them compiled by the nki package of the Neuron SDK, which "
-            "this version of g4c does not do yet. Programs that neuronx-cc takes as they are: --kernels none"
-        ]
-    lines = [
-        f"not done here: NEFFs for {target.name}. On a machine with the Neuron SDK (2.30 or later), continue with:"
-    ]
-    for program in bundle.programs.values():
-        hlo = program.file.resolve()
-        lines.append("  " + shlex.join(neuronx_cc_command(program.name, hlo, _neff(hlo), target)))
-    return lines
-
-
-def _neff(hlo: Path) -> Path:
-    return hlo.with_name(hlo.name.removesuffix(".hlo.pb") + ".neff")
 
 
 def _describe_config(config: ModelConfig) -> str:

@@ -40,7 +40,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     from g4c.compile_options import CompileOptions
-    from g4c.compiler import compile_model, next_steps
+    from g4c.compiler import compile_model
+    from g4c.next_steps import next_steps
 
     given = {name: value for name, value in vars(options).items() if name in CompileOptions.__dataclass_fields__}
     chosen = frozenset(given) | {"model"}

@@ -89,10 +89,11 @@ def refuse_placeholders(proto: bytes, program: str) -> None:
     names = [(decoded(call.backend_config) or {}) for call in kernel_calls(HloModule.FromString(proto))]
     left = sorted({str(fields["func_name"]) for fields in names if fields.get("kernel_format") == _FORMAT})
     if left:
-        message = f"{program} calls {len(left)} kernel{'s' * (len(left) > 1)} that are there as source only: {left[0]}"
+        many = f"{len(left)} kernels that are there as source only, {left[0]} among them"
+        message = f"{program} calls {many if len(left) > 1 else f'a kernel that is there as source only, {left[0]}'}"
         raise G4cError(
             "G4C-N001",
-            message + (", ..." if len(left) > 1 else ""),
+            message,
             where=program,
-            help="compile the bundle with --kernels none, or link its kernels where the Neuron SDK is",
+            help="programs that neuronx-cc takes as they are: --kernels none; what is missing: g4c explain G4C-N001",
         )
