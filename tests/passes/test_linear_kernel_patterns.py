@@ -114,8 +114,9 @@ def test_numbers_over_histories() -> None:
 
 @pytest.mark.parametrize("folded", [True, False])
 def test_kernels_compute_what_their_functions_say(folded: bool) -> None:
-    """Every kernel of the model in the simulator, its operands in the order of the params."""
-    module = tiled(folded=folded)
+    """Every kernel of a layer of each kind in the simulator, its operands in the order of the params."""
+    sizes = GemmaLike(pattern="SF", shared=0, hidden=16, mlp=24, heads=4, context=16, buckets=(8,), mlp_norms=True)
+    module = tiled(sizes, folded=folded)
     run_once(module, "outline-kernels")
     rng = np.random.default_rng(0)
     checked = set()
