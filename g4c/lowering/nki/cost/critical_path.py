@@ -7,13 +7,22 @@ the one that it waited for until its own.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from g4c.lowering.nki.cost.recorder import CostRecorder, Kind
 from g4c.lowering.nki.cost.timeline import Timeline
 
-if TYPE_CHECKING:
-    from g4c.lowering.nki.cost.profile import PathStep
+
+@dataclass(frozen=True)
+class PathStep:
+    """A line of the kernel on the critical path: how often, and how many us of it."""
+
+    engine: str
+    name: str
+    path: str
+    line: int
+    count: int
+    us: float
 
 
 def rows_on_path(timeline: Timeline) -> list[int]:
@@ -30,8 +39,6 @@ def rows_on_path(timeline: Timeline) -> list[int]:
 
 def critical_path(recorder: CostRecorder, timeline: Timeline) -> tuple[PathStep, ...]:
     """The path by line of the kernel, the line with the most time first."""
-    from g4c.lowering.nki.cost.profile import PathStep
-
     rows = rows_on_path(timeline)
     counts: dict[Kind, int] = {}
     times: dict[Kind, float] = {}

@@ -140,7 +140,7 @@ def roofline(profiles: Sequence[Profile]) -> str:
 
 def _roofline(profiles: list[Profile], machine: Machine) -> tuple[float, list[str]]:
     height, bottom, right = 420.0, 380.0, _WIDTH - 480.0
-    points = [(p.flops / p.cores / p.hbm_bytes, p.flops / p.cores / p.us / 1e6) for p in profiles]  # FLOP/B, TFLOP/s
+    points = [(p.flops / p.hbm_bytes, p.flops / p.us / 1e6) for p in profiles]  # FLOP/B, TFLOP/s
     peak, ridge = machine.peak_flops / 1000, machine.peak_flops / machine.hbm_bandwidth
     x_low, x_high = math.floor(math.log10(min(0.5, *(x for x, _ in points)))), 4
     y_low, y_high = math.floor(math.log10(min(0.1, *(y for _, y in points)))), 2.2

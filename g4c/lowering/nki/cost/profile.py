@@ -21,9 +21,10 @@ from g4c.errors import G4cError
 from g4c.ir.types import TensorType
 from g4c.lowering.nki.artifact import KernelArtifact
 from g4c.lowering.nki.cost.assumptions import MACHINES, Machine
+from g4c.lowering.nki.cost.critical_path import PathStep, critical_path
 from g4c.lowering.nki.cost.recorder import CostRecorder
 from g4c.lowering.nki.cost.timeline import Timeline, timelines
-from g4c.lowering.nki.simulator.generation import PSUM_BANKS, from_target
+from g4c.lowering.nki.simulator.generation import from_target
 from g4c.lowering.nki.simulator.kernel import Kernel
 from g4c.lowering.nki.simulator.program import NoValuesError
 from g4c.lowering.nki.simulator.source import load
@@ -43,21 +44,9 @@ class EngineUse:
     busy_us: float
 
 
-@dataclass(frozen=True)
-class PathStep:
-    """A line of the kernel on the critical path: how often, and how many us of it."""
-
-    engine: str
-    name: str
-    path: str
-    line: int
-    count: int
-    us: float
-
-
 @dataclass
 class Profile:
-    """What a kernel costs on one core, or on the slower core of a pair. Times in us, modelled.
+    """What a kernel costs on one core, or of a pair on the core that ends last. Times in us, modelled.
 
     `pe_utilization`: array cycles of the useful multiply-adds (transposes are none) by the time; `hbm_utilization`:
     bytes read and written by what one core can stream in the time.
@@ -185,14 +174,11 @@ def _array(value: Any, dry: bool) -> Any:
 
 
 def summarize(name: str, run: Any, lines: list[Timeline], generation: int) -> Profile:
-    """The profile of what was recorded; of two cores the slower one's, bytes and work of both."""
-    from g4c.lowering.nki.cost.critical_path import critical_path
-
+    """The profile of what was recorded, of two cores that of the one that ends last."""
     slower = max(range(len(lines)), key=lambda n: lines[n].time)
     machine = MACHINES[generation]
     us = max(line.time for line in lines) / 1000
-    totals = [_totals(recorder) for recorder in run.recorders]
-    mine = totals[slower]
+    mine = _totals(run.recorders[slower])
     engines = {}
     for engine in (*COMPUTE, "dma"):
         count, cycles = mine.engines.get(engine, (0, 0.0))
@@ -205,7 +191,7 @@ def summarize(name: str, run: Any, lines: list[Timeline], generation: int) -> Pr
         len(lines),
         us,
         engines,
-        sum(total.flops for total in totals),
+        mine.flops,
         work / us if us else 0.0,
         mine.hbm_read,
         mine.hbm_written,
@@ -247,6 +233,3 @@ def _totals(recorder: CostRecorder) -> _Totals:
         if not cost.hbm_read and not cost.hbm_written:
             total.on_chip += count * cost.moved
     return total
-
-
-__all__ = ["COMPUTE", "PSUM_BANKS", "TITLES", "EngineUse", "PathStep", "Profile", "profile", "summarize"]

@@ -6,20 +6,15 @@ In: a `Profile`. Out: text. Invariant: the first line says that the figures are 
 from __future__ import annotations
 
 import linecache
-from typing import TYPE_CHECKING
 
+from g4c.lowering.nki.cost.profile import TITLES, Profile
 from g4c.lowering.nki.simulator.generation import PSUM_BANKS
-
-if TYPE_CHECKING:
-    from g4c.lowering.nki.cost.profile import Profile
 
 _LINES = 6
 
 
 def table(profile: Profile) -> str:
     """Time and bound, engines, traffic, budget, critical path."""
-    from g4c.lowering.nki.cost.profile import TITLES
-
     machine = profile.machine
     cores = "core" if profile.cores == 1 else "cores of one logical core"
     bound = TITLES.get(profile.bound, profile.bound)
