@@ -109,6 +109,7 @@ def test_what_a_file_says() -> None:
         artifact = projection.emit(problem, schedule, 3)
         tree = ast.parse(artifact.source)
         assert tree.body[-1].name == artifact.name
+        assert max(map(len, artifact.source.splitlines())) <= 120
         document = " ".join(ast.get_docstring(tree).split())
         said = re.search(r"(\d+) instructions; SBUF (\d+) of (\d+) bytes per partition; PSUM (\d) of 8", document)
         run = (

@@ -101,7 +101,7 @@ def test_banks_beside_a_last_tile(rows: int, mlp: int) -> None:
 
 
 def test_what_a_file_says() -> None:
-    problem = ResidualProblem((3,), 1536, BF16, 1e-6, attention=256, mlp=512, per_layer=256)
+    problem = ResidualProblem((3,), 1536, BF16, 1e-6, attention=256, mlp=512, per_layer=256, scaled=True)
     for schedule in residual.schedules(problem, 3):
         artifact = residual.emit(problem, schedule, 3)
         said = re.search(

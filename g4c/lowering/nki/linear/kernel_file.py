@@ -26,6 +26,7 @@ from g4c.lowering.nki.source_text import SourceText
 FAMILY = "linear"
 SUM_BANKS = 6  # of 8 in PSUM; transposes and norms use the others
 NL_DTYPES = {DType.BF16: "bfloat16", DType.F32: "float32", DType.S32: "int32"}
+_MARGIN = 12 * 1024
 _TARGET = {2: "trn1", 3: "trn2", 4: "trn3"}
 _HEAD = """
 import nki
@@ -54,6 +55,11 @@ class KernelText:
 def generation_of(number: int) -> Generation:
     """The generation 2, 3 or 4."""
     return TARGETS[_TARGET[number]]
+
+
+def sbuf_budget(generation: int) -> int:
+    """Bytes per partition that a kernel's tiles may take: some are left to neuronx-cc, which places them."""
+    return generation_of(generation).sbuf_usable - _MARGIN
 
 
 def row_blocks(count: int) -> list[int]:
@@ -95,7 +101,7 @@ def make_artifact(kernel: KernelText, generation: int) -> KernelArtifact:
 def _file(kernel: KernelText, budget: Sequence[str]) -> str:
     """The whole file."""
     text = SourceText()
-    paragraphs = [kernel.summary, tuple(f"{line}." for line in kernel.schedule), budget]
+    paragraphs = [kernel.summary, tuple(f"{line[0].upper()}{line[1:]}." for line in kernel.schedule), budget]
     lines = "\n\n".join("\n".join(_wrap(line) for line in lines) for lines in paragraphs if lines)
     text.add(f'"""{lines}\n"""')
     text.add()
@@ -104,8 +110,8 @@ def _file(kernel: KernelText, budget: Sequence[str]) -> str:
         text.add()
         text.add()
         text.add(part)
-    names = [name for name, _ in kernel.inputs]
-    with text.block(f"def {kernel.name}({', '.join(names)}):"):
+    parameters = "".join(f"    {name},\n" for name, _ in kernel.inputs)
+    with text.block(f"def {kernel.name}(\n{parameters}):"):
         text.add(kernel.body)
     return str(text)
 

@@ -14,7 +14,7 @@ from g4c.ir.module import Function
 from g4c.ir.ops import RmsNormOp, SoftcapOp, TransposeOp
 from g4c.ir.types import DType, TensorType
 from g4c.lowering.nki.artifact import KernelArtifact
-from g4c.lowering.nki.linear.kernel_file import NL_DTYPES, KernelText, generation_of, make_artifact
+from g4c.lowering.nki.linear.kernel_file import NL_DTYPES, KernelText, make_artifact, sbuf_budget
 from g4c.lowering.nki.source_text import SourceText
 
 BEST = 8  # how many of a tile
@@ -99,7 +99,7 @@ class HeadSchedule:
 def schedules(problem: HeadProblem, generation: int) -> tuple[HeadSchedule, ...]:
     """Candidates, best guess first. G4C-K040: none fits."""
     found = []
-    usable = generation_of(generation).sbuf_usable
+    usable = sbuf_budget(generation)
     if problem.stored:
         return _stored_schedules(problem, usable)
     banks = _BANKS if problem.count <= 128 else _BANKS - 2  # more rows are transposed while sums are in use

@@ -17,10 +17,10 @@ from g4c.lowering.nki.artifact import KernelArtifact
 from g4c.lowering.nki.linear.kernel_file import (
     SUM_BANKS,
     KernelText,
-    generation_of,
     make_artifact,
     most_columns,
     row_blocks,
+    sbuf_budget,
 )
 from g4c.lowering.nki.source_text import SourceText
 
@@ -81,7 +81,7 @@ def schedules(problem: ProjectionProblem, generation: int) -> tuple[ProjectionSc
     found = []
     for rows, stationary in _forms(problem.count):
         columns = _columns(sum(problem.widths), rows, stationary)
-        free = generation_of(generation).sbuf_usable - _resident_bytes(problem, rows, stationary, columns)
+        free = sbuf_budget(generation) - _resident_bytes(problem, rows, stationary, columns)
         slots = min(_MOST_SLOTS, free // _slot_bytes(problem, columns))
         if slots >= 2:
             found.append(ProjectionSchedule(rows, stationary, columns, slots))

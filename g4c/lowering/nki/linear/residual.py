@@ -18,10 +18,10 @@ from g4c.lowering.nki.artifact import KernelArtifact
 from g4c.lowering.nki.linear.kernel_file import (
     SUM_BANKS,
     KernelText,
-    generation_of,
     make_artifact,
     most_columns,
     row_blocks,
+    sbuf_budget,
 )
 from g4c.lowering.nki.source_text import SourceText
 
@@ -95,7 +95,7 @@ class ResidualSchedule:
 def schedules(problem: ResidualProblem, generation: int) -> tuple[ResidualSchedule, ...]:
     """Two candidates, best guess first: the largest blocks of rows and columns that fit. G4C-K040: none fits."""
     found: list[ResidualSchedule] = []
-    usable = generation_of(generation).sbuf_usable
+    usable = sbuf_budget(generation)
     sizes = row_blocks(problem.count)
     for rows in sizes:
         widths = (problem.width, problem.mlp, problem.per_layer)
@@ -246,7 +246,13 @@ def _body(problem: ResidualProblem, schedule: ResidualSchedule) -> str:
         shared = "EPSILON, mean, ring, loads, banks, COLUMNS"
         if problem.attention:
             text.add()
-            text.add(f"loads = project_and_add(stream, o_proj, attention, rows, o_gain_features, {shared})")
+            text.add(
+                f"""
+                loads = project_and_add(
+                    stream, o_proj, attention, rows, o_gain_features, {shared}
+                )
+                """
+            )
         if problem.mlp:
             text.add()
             text.add(
@@ -255,7 +261,9 @@ def _body(problem: ResidualProblem, schedule: ResidualSchedule) -> str:
                 normalize(x, stream, WIDTH, rows, [{"mlp_gain_in_features" if problem.gain_in else ""}], EPSILON, mean)
                 gated = nl.ndarray((128, {-(-problem.mlp // 128)}, rows), dtype=hidden.dtype, buffer=nl.sbuf)
                 loads = gated_gelu(gated, gate_up, x, rows, ring, loads, banks, COLUMNS)
-                loads = project_and_add(stream, down, gated, rows, mlp_gain_features, {shared})
+                loads = project_and_add(
+                    stream, down, gated, rows, mlp_gain_features, {shared}
+                )
                 """
             )
         if problem.per_layer:
@@ -264,7 +272,9 @@ def _body(problem: ResidualProblem, schedule: ResidualSchedule) -> str:
                 f"""
                 gated = nl.ndarray((128, {-(-problem.per_layer // 128)}, rows), dtype=hidden.dtype, buffer=nl.sbuf)
                 loads = gate_per_layer(gated, gate, per_layer, stream, rows, ring, loads, banks, COLUMNS)
-                loads = project_and_add(stream, projection, gated, rows, per_layer_gain_features, {shared})
+                loads = project_and_add(
+                    stream, projection, gated, rows, per_layer_gain_features, {shared}
+                )
                 """
             )
         text.add()

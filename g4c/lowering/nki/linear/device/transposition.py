@@ -35,7 +35,7 @@ def load_rows(source, first, rows, place):
 
 def rows_to_features(target, tiles):
     """target [128, tiles, rows] = what load_rows has loaded, with its features on the partitions."""
-    partitions, columns, rows = target.shape
+    _, columns, rows = target.shape
     start = 0
     for lines in tiles:
         count, width = lines.shape
