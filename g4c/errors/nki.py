@@ -129,7 +129,8 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "G4C-K026": Entry(
         "a 32-bit integer is not exact in fp32",
-        "Vector and Scalar Engine compute in fp32, which holds integers exactly up to 2^24. Use the GpSimd Engine's "
+        "Vector and Scalar Engine compute in fp32, which holds integers exactly up to 2^24; this goes for what an "
+        "instruction reads and for the result of its arithmetic on 32-bit integers. Use the GpSimd Engine's "
         "integer arithmetic, bitwise operators, or smaller values.",
     ),
     "G4C-K027": Entry(
@@ -144,8 +145,10 @@ CATALOGUE: dict[str, Entry] = {
         "an environment without it.",
     ),
     "G4C-K029": Entry(
-        "one program reads what the other wrote without a barrier",
-        "With LNC 2 both programs see shared HBM, but only nisa.core_barrier orders their accesses.",
+        "the programs of a pair touch the same memory without a barrier",
+        "With LNC 2 both programs see shared HBM, but only nisa.core_barrier orders their accesses. What the other "
+        "program alone has written since the last barrier is undefined: it may be masked, but it may not reach an "
+        "output, an index or a register. Different values in one place depend on which program is slower.",
     ),
     "G4C-K030": Entry(
         "a kernel cannot be launched",
