@@ -136,6 +136,13 @@ def test_a_trace_is_what_perfetto_opens(kernel: str, tmp_path: Path, capsys: pyt
     assert [event["args"]["bytes"] for event in loads] == [128 * 64 * 2, 128 * 512 * 2]
 
 
+def test_a_trace_of_two_cores_has_two_processes(kernel: str, tmp_path: Path) -> None:
+    file = tmp_path / "trace.json"
+    assert main(["nki", "trace", kernel, *SHAPES, "--cores", "2", "-o", str(file), "-q"]) == 0
+    events = [event for event in json.loads(file.read_text())["traceEvents"] if event["ph"] == "X"]
+    assert [sum(event["pid"] == core for event in events) for core in (0, 1)] == [5, 5]
+
+
 def test_drawings_are_svg_and_deterministic(kernel: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts = []
     for name in ("first.svg", "second.svg"):
