@@ -125,7 +125,7 @@ def run(
             state.recorder = options.recorder(state)
 
     def body(state: Program) -> Any:
-        with activate(state):
+        with activate(state), np.errstate(all="ignore"):  # infinities and NaN are values, as on the device
             return function(*bound.args, **bound.kwargs)
 
     with one_thread():
