@@ -96,7 +96,7 @@ def test_long_caches(slots: int, dtype: DType) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [DType.F32, DType.BF16])
-@pytest.mark.parametrize("cached", [1, 129, 640, 2048, 4000])
+@pytest.mark.parametrize("cached", [1, 640, 4000])
 @pytest.mark.parametrize("heads", FULL)
 def test_full_layers_of_any_length(heads: str, cached: int, dtype: DType) -> None:
     """Every variant and shard, v2 to v4 in turn."""
@@ -105,12 +105,12 @@ def test_full_layers_of_any_length(heads: str, cached: int, dtype: DType) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [DType.F32, DType.BF16])
-@pytest.mark.parametrize("position", [1, 511, 1023, 1024, 1500, 100_000])
+@pytest.mark.parametrize("position", [1, 1023, 1500, 100_000])
 @pytest.mark.parametrize("heads", SLIDING)
 def test_sliding_layers_at_any_position(heads: str, position: int, dtype: DType) -> None:
-    """Rings of 1024 slots with a window of 1024 before, at and past the end; batch 4, one sequence idle."""
-    shape = problem(heads, 256, 1024, 2, 4, window=1024, dtype=dtype)
-    check(make(shape, [(position, 2), (position // 2, 1), (0, 0), (position + 77, 2)]), 2 + position % 3)
+    """Rings of 1024 slots with a window of 1024 before, at and past the end; three sequences, one idle."""
+    shape = problem(heads, 256, 1024, 2, 3, window=1024, dtype=dtype)
+    check(make(shape, [(position, 2), (position // 2, 1), (0, 0)]), 2 + position % 3)
 
 
 @pytest.mark.parametrize("generation", [2, 3, 4])

@@ -38,6 +38,7 @@ SHAPES = [
     sized("16:1", 512, 262_144),
     sized("8:1", 512, 131_072, 8),
     sized("8:2", 512, 8192, 8, 4, dtype=DType.F32),
+    sized("32:16", 256, 1024, 2, 4, window=1024, dtype=DType.F32),
 ]
 
 

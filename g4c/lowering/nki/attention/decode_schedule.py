@@ -180,7 +180,7 @@ def _fitted(problem: DecodeProblem, columns: int, sequences: int, room: int) -> 
             return []
         tiles = 2 + (room - sbuf_bytes(problem, schedule)) // (columns * problem.slot * problem.itemsize)
         few = _scores(problem, schedule) <= _MANY_SCORES
-        if tiles >= min(needed, 6) and (few or not found):
+        if tiles >= min(needed, 2 if few else 6) and (few or not found):
             found.append(replace(schedule, tiles=min(tiles, needed)))
         if few and found:
             break
