@@ -144,6 +144,12 @@ EXAMPLES = [
         lambda a, b, s: a * s + b,
     ),
     Example(
+        "scalar_tensor_tensor with a bf16 column",
+        lambda d, a, b, h: nisa.scalar_tensor_tensor(d, a, nl.multiply, h[:, 0:1], nl.add, b),
+        (X, Y, H),
+        lambda a, b, h: a * single(h[:, :1]) + b,
+    ),
+    Example(
         "scalar_tensor_tensor with reversed sides",
         lambda d, a, b: nisa.scalar_tensor_tensor(d, a, nl.subtract, 1.0, nl.subtract, b, True, True),
         (X, Y),

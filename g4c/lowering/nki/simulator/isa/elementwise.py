@@ -70,8 +70,10 @@ def tensor_tensor(dst, data1, data2, op, engine=Engine.unknown, name=None):
     return step.done(op=operator.name)
 
 
-def scalar_operand(step: Step, operator: Operator, parameter: str, data: NkiTensor) -> Any:
-    """An operand of tensor_scalar: a number or one value per partition; bits for bitvec, else fp32."""
+def scalar_operand(
+    step: Step, operator: Operator, parameter: str, data: NkiTensor, types: tuple[str, ...] | None = ("float32",)
+) -> Any:
+    """An operand of tensor_scalar: a number or one value per partition of `types` (None: any); bits for bitvec."""
     operand = step.operands[parameter]
     if operator.unary:
         if operand is not None and (isinstance(operand, NkiTensor) or operand != 0):
@@ -80,7 +82,7 @@ def scalar_operand(step: Step, operator: Operator, parameter: str, data: NkiTens
     if operand is None:
         raise error("G4C-K002", f"nisa.{step.name}: {parameter} is None", f"nl.{operator.name} needs an operand")
     if not operator.bitvec:
-        return step.column(parameter, data.shape[0], ("float32",))
+        return step.column(parameter, data.shape[0], types)
     if isinstance(operand, NkiTensor):
         step.tiles(parameter)
         check_bitvec(step, parameter)
@@ -178,7 +180,8 @@ def scalar_tensor_tensor(dst, data, op0, operand0, op1, operand1, reverse0=False
     step.tiles("dst", "data", "operand1")
     step.same_layout("dst", "data", "operand1")
     step.not_both_in_psum("data", "operand1")
-    values = apply_scalar(step, first, step.read32(data), scalar_operand(step, first, "operand0", data), reverse0)
+    scalar = scalar_operand(step, first, "operand0", data, types=None)
+    values = apply_scalar(step, first, step.read32(data), scalar, reverse0)
     values = apply_scalar(step, second, values, step.read32(operand1), reverse1)
     step.write(dst, values)
     return step.done(ops=(first.name, second.name))
