@@ -72,6 +72,7 @@ def test_compile_reports_a_failing_side(tmp_path: Path) -> None:
     assert "G4C-F001" in done.stderr
 
 
+@pytest.mark.slow
 def test_decode_cpu(tmp_path: Path, model: Path) -> None:
     shapes = ["--buckets", "8", "--max-context", "32", "--threads", "1"]
     result = run(tmp_path, "decode_cpu", "--variant", model.name, *shapes, "--steps", "3", "--repeat", "1")
@@ -82,6 +83,7 @@ def test_decode_cpu(tmp_path: Path, model: Path) -> None:
     assert result["cosine"] > 0.99
 
 
+@pytest.mark.slow
 def test_passes(tmp_path: Path, model: Path) -> None:
     sizes = ["--hidden", "64", "--vocabulary", "128", "--bucket", "8", "--max-context", "32", "--threads", "1"]
     chosen = ["--passes", "prune-prefill", "--add", "rebuild-keys", "--steps", "2", "--repeat", "1"]

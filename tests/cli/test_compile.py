@@ -57,7 +57,7 @@ def test_stdout_is_the_product_and_stderr_the_progress(
     for number, (phase, line) in enumerate(zip(PHASES, lines, strict=False), 1):
         assert line.startswith(f"[{number}/{len(PHASES)}] {phase} "), line
         assert line.endswith(" s"), line
-    log = (directory / "tiny/compile.log").read_text().splitlines()
+    log = [line for line in (directory / "tiny/compile.log").read_text().splitlines() if ": running for " not in line]
     assert [line for line in lines if line.startswith("[3")] == [line for line in log if line.startswith("[3")]
 
 

@@ -146,6 +146,7 @@ def test_dumps_are_mlir(traced: Callable[[str], Module], tmp_path: Path) -> None
             assert ir.Module.parse(path.read_text(encoding="utf-8")).operation.verify(), path.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [DType.F32, DType.BF16])
 def test_the_numbers_of_every_pass(dtype: DType) -> None:
     """What keeps every bit says so: all logits and caches stay as they were, bit for bit."""

@@ -54,6 +54,7 @@ class Decode:
         return [array_of(result)[0, 0] for result in results[: self.outputs]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [DType.F32, DType.BF16])
 def test_tiny_e2b_chooses_the_same_tokens(dtype: DType) -> None:
     """Greedy; then drawn with one seed, among 6 and what is as likely as the last of them."""

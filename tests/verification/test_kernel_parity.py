@@ -131,6 +131,7 @@ def test_nothing_that_could_be_a_kernel_is_left(root: Path, name: str) -> None:
     assert all(program.kernels for program in bundle.programs.values())
 
 
+@pytest.mark.slow
 def test_a_batch_with_sequences_at_different_places(root: Path) -> None:
     """Three sequences, one of which sits a step out: logits and caches of both forms, and -1 changes nothing."""
     bundle = compiled(root, "31b-like", "float32", "all", *OPTIONS["31b-like"])

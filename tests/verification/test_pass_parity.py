@@ -122,6 +122,7 @@ def test_the_default_pipeline_without_one_pass(off: str) -> None:
     check_f32("e2b-like", 3, ",".join(step for step in steps if step != off))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL_VARIANTS)
 def test_bf16_errs_no_more_than_hugging_face(name: str) -> None:
     """The rule of `g4c verify`: at most 1.5 times the error of Hugging Face's own bf16 run, no contested argmax."""
