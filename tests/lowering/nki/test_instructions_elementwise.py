@@ -290,7 +290,7 @@ def test_activation_scales_then_adds_the_bias(dtype: np.dtype) -> None:
         (("subtract", "bypass"), lambda a: a - 2),
         (("bypass", "bypass"), lambda a: a),
     ],
-    ids=str,
+    ids=["multiply-add", "multiply-subtract", "multiply", "add", "subtract", "bypass"],
 )
 def test_activate2(ops: tuple[str, str], function: object) -> None:
     first, second = (getattr(nl, name) for name in ops)
