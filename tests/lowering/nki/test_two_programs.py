@@ -1,4 +1,4 @@
-"""Generated kernels as two programs of a logical core (LNC 2), which compute the same and write the same: no check fires.
+"""Generated kernels as two programs of a logical core (LNC 2), computing and writing the same: no check fires.
 
 What one program writes to a cache while the other still reads it is what no query sees: the results are the same bits.
 """
