@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from g4c.ir.types import Array
     from g4c.lowering.nki.artifact import KernelArtifact
 
-_OLDEST_NKI = "0.4"
+_OLDEST_NKI, _NEWEST_NKI = "0.4", "0.6"  # the newest that is documented
 _WRONG = "G4C-K049"  # a bug, where other codes of a family say that there is no such kernel
 
 
@@ -70,6 +70,7 @@ def write_kernel(writer: BundleWriter, artifact: KernelArtifact, target: str) ->
         "lnc": TARGETS[target].logical_cores or 1,
         "has_collectives": False,
         "min_nki": _OLDEST_NKI,
+        "max_nki": _NEWEST_NKI,
     }
     writer.write(file, artifact.source)
     writer.write(str(Path(file).with_name("spec.json")), json.dumps(spec, indent=1) + "\n")

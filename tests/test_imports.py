@@ -32,6 +32,7 @@ HOMES = {
     "torch_mlir": ("lowering/neuron/",),
     "jaxlib": ("lowering/neuron/", "runtime/cpu"),
     "networkx": ("passes/",),
+    "nki": ("link_kernel.py",),
     "rich": ("cli/",),
     "tokenizers": ("runtime/",),
 }

@@ -16,13 +16,13 @@ from typing import Any, NoReturn
 
 import g4c
 from g4c.cli import compile as compile_verb
-from g4c.cli import estimate, explain, nki, opt, run, verify
+from g4c.cli import estimate, explain, link, nki, opt, run, verify
 from g4c.cli import list as list_verb
 from g4c.cli.arguments import Parser
 from g4c.cli.interrupts import Interrupts
 from g4c.errors import G4cError
 
-VERBS = (compile_verb, run, verify, estimate, opt, nki, list_verb, explain)
+VERBS = (compile_verb, link, run, verify, estimate, opt, nki, list_verb, explain)
 INTERNAL_BUG = 70
 _INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 # What the operating system says about a path that the user chose.

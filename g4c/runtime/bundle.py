@@ -62,7 +62,8 @@ class Kernel:
 class Program:
     """One program of a bundle. `file` is the HLO for neuronx-cc, `cpu_file` the one that the CPU runs.
 
-    `kernels`: SHA-256 of the sources of the kernels that `file` calls; `cpu_file` calls none.
+    `kernels`: SHA-256 of the sources of the kernels that `file` calls; `cpu_file` calls none. `linked_file`: `file`
+    with the kernels compiled, once the bundle is linked.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Program:
     flops: int
     bytes: int
     kernels: tuple[str, ...] = ()
+    linked_file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,7 @@ def _program(path: Path, name: str, entry: Mapping[str, Any]) -> Program:
         flops=int(entry["flops"]),
         bytes=int(entry["bytes"]),
         kernels=tuple(entry.get("kernels", ())),
+        linked_file=path / entry["linked_file"] if "linked_file" in entry else None,
     )
 
 
@@ -373,15 +376,31 @@ class BundleWriter:
 
     def commit(self, manifest: Mapping[str, Any]) -> Path:
         """Write the manifest, then put the bundle into its place. Returns the place."""
-        whole = {"schema_version": SCHEMA_VERSION, **manifest, "files": dict(sorted(self._files.items()))}
-        whole[_DIGEST] = _manifest_digest(whole)
-        self.write(MANIFEST, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
+        self._write_manifest({"schema_version": SCHEMA_VERSION, **manifest}, self._files)
         for directory in sorted({path.parent for path in self.directory.rglob("*")}):
             _sync(directory)
         with _uninterrupted():
             self._replace()
         _sync(self.target.parent)
         return self.target
+
+    def amend(self, manifest: Mapping[str, Any]) -> None:
+        """Give the bundle that is in the place the files that were written, and then in one step `manifest`, which
+        lists them besides those of its own. They have names of which the bundle's manifest says nothing so far."""
+        names = list(self._files)
+        self._write_manifest(manifest, {**manifest["files"], **self._files})
+        with _uninterrupted():
+            for name in names:
+                (self.directory / name).replace(self.target / name)
+                _sync((self.target / name).parent)
+            (self.directory / MANIFEST).replace(self.target / MANIFEST)
+            _sync(self.target)
+        self._files.clear()
+
+    def _write_manifest(self, manifest: Mapping[str, Any], files: Mapping[str, Any]) -> None:
+        whole = {**manifest, "files": dict(sorted(files.items()))}
+        whole[_DIGEST] = _manifest_digest(whole)
+        self.write(MANIFEST, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
 
     def _replace(self) -> None:
         check_target(self.target)

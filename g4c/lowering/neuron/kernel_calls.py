@@ -1,7 +1,7 @@
 """Kernels in HLO: custom calls that carry, in the place of a compiled kernel, which source is to be compiled.
 
 In: kernel artefacts; serialized HLO modules. Out: the `backend_config` of a call, which calls a module has, the module
-as the CPU backend takes it, or a refusal where a module is to be compiled for a device as it is.
+as the CPU backend takes it or with compiled kernels, or a refusal where it is to be compiled for a device as it is.
 Invariant: the form for the CPU differs from the one for the device in the calls' `backend_config`, their API version
 and that their layouts are said to be wanted.
 
@@ -84,6 +84,18 @@ def for_cpu(proto: bytes, numbers: Mapping[str, int]) -> bytes:
     return rewritten
 
 
+def with_compiled(proto: bytes, configs: Mapping[str, bytes]) -> bytes:
+    """The module with compiled kernels, whose `backend_config` is in `configs` by SHA-256 of the source, in the place
+    of placeholders. KeyError where one is missing."""
+    module = HloModule.FromString(proto)
+    for call in kernel_calls(module):
+        fields = decoded(call.backend_config) or {}
+        if fields.get("kernel_format") == _FORMAT:
+            call.backend_config = configs[fields["source_sha256"]]
+    linked: bytes = module.SerializeToString(deterministic=True)
+    return linked
+
+
 def refuse_placeholders(proto: bytes, program: str) -> None:
     """G4C-N001 where kernels of a module are not compiled: neuronx-cc takes no sources."""
     names = [(decoded(call.backend_config) or {}) for call in kernel_calls(HloModule.FromString(proto))]
@@ -95,5 +107,5 @@ def refuse_placeholders(proto: bytes, program: str) -> None:
             "G4C-N001",
             message,
             where=program,
-            help="programs that neuronx-cc takes as they are: --kernels none; what is missing: g4c explain G4C-N001",
+            help="g4c link BUNDLE compiles them where the Neuron SDK is; with --kernels none there are none",
         )
