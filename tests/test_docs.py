@@ -50,6 +50,7 @@ def test_the_readme_has_two_set_up_commands() -> None:
     assert test_command in (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()
 
 
+@pytest.mark.slow
 def test_the_command_line_page_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

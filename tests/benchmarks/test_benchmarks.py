@@ -50,6 +50,7 @@ def test_cli_startup(tmp_path: Path) -> None:
     assert result["g4c --help"]["median_ms"] > result["python -c pass"]["fastest_ms"] > 0
 
 
+@pytest.mark.slow
 def test_compile(tmp_path: Path, model: Path) -> None:
     result = run(tmp_path, "compile", "--variant", model.name, "--buckets", "8", "--max-context", "32")
     assert result["programs"] == ["prefill_8", "decode"]

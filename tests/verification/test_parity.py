@@ -46,6 +46,7 @@ def tensors(stored: DType) -> Callable[[DType], Tensors]:
     return stored_tensors(RandomWeights(0), CONFIG, stored)
 
 
+@pytest.mark.slow
 def test_f32_logits_of_every_position(bundles: dict[str, Path]) -> None:
     result = verify_session(session(bundles["float32"]), tensors(DType.F32), CONFIG, LENGTHS)
     assert [row.positions for row in result.comparisons] == [length + 64 for length in LENGTHS]
@@ -56,6 +57,7 @@ def test_f32_logits_of_every_position(bundles: dict[str, Path]) -> None:
     assert result.passes
 
 
+@pytest.mark.slow
 def test_bf16_error_is_that_of_bf16(bundles: dict[str, Path]) -> None:
     """Rounding alone costs this random model far more than a cosine of 0.9999, Hugging Face's own bf16 run included."""
     result = verify_session(session(bundles["bfloat16"]), tensors(DType.BF16), CONFIG, (1, 129, 513, 700))
@@ -103,6 +105,7 @@ def test_the_hlo_for_neuronx_cc_gives_the_same_logits(tmp_path: Path) -> None:
         assert row.contested == 0, row
 
 
+@pytest.mark.slow
 def test_another_model_does_not_pass(bundles: dict[str, Path]) -> None:
     """The same programs on weights that differ in one norm of one layer."""
     bundle = open_bundle(bundles["float32"])
@@ -112,6 +115,7 @@ def test_another_model_does_not_pass(bundles: dict[str, Path]) -> None:
     assert not changed.passes
 
 
+@pytest.mark.slow
 def test_layer_by_layer(bundles: dict[str, Path]) -> None:
     bundle = open_bundle(bundles["float32"])
     store = WeightStore(bundle.weights, RandomWeights(0))
@@ -131,6 +135,7 @@ def test_the_oracle_may_keep_its_per_layer_table_narrow() -> None:
     np.testing.assert_array_equal(all_logits(narrow, tokens), all_logits(wide, tokens))
 
 
+@pytest.mark.slow
 def test_default_lengths_lie_around_buckets_and_window(bundles: dict[str, Path]) -> None:
     lengths = default_lengths(open_bundle(bundles["float32"]), 512)
     assert lengths == (1, 127, 128, 129, 511, 512, 513, 1300)

@@ -81,6 +81,7 @@ def check_f32(name: str, batch: int, pipeline: str) -> None:
             steps = 8
 
 
+QUICK_AND_SLOW = [pytest.param(name, marks=[pytest.mark.slow] * (name == "e4b-like")) for name in SMALL_VARIANTS]
 ALONE = [
     *((name, BASE) for name in SMALL_VARIANTS),
     *((name, f"{BASE},window-kv-cache{{pad=8}}") for name in SMALL_VARIANTS),
@@ -100,7 +101,7 @@ def test_each_pass_alone(name: str, pipeline: str) -> None:
     check_f32(name, 3, f"{pipeline},{END}")
 
 
-@pytest.mark.parametrize("name", SMALL_VARIANTS)
+@pytest.mark.parametrize("name", QUICK_AND_SLOW)
 @pytest.mark.parametrize("batch", [1, 3])
 def test_the_default_pipeline(name: str, batch: int) -> None:
     """As it is, with rings longer than window and bucket together; in the CPU form, with rings that are not."""

@@ -57,7 +57,9 @@ def attentions(module: Module) -> list[ops.TiledAttentionOp]:
     return [op for function in module.functions.values() for op in function.ops_of(ops.TiledAttentionOp)]
 
 
-@pytest.mark.parametrize("name", SMALL_VARIANTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "e4b-like")) for name in SMALL_VARIANTS]
+)
 def test_xla(name: str) -> None:
     """Three sequences of different lengths in chunks of 24, then decode."""
     module = chunks_of_24(name).copy()

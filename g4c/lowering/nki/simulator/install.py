@@ -36,12 +36,18 @@ def installed() -> bool:
     return module is not None and getattr(module, "__g4c_simulator__", False)
 
 
+def _is_there() -> bool:
+    """Whether a real `nki` is imported or importable. A mere folder of that name on the path is none."""
+    found = importlib.util.find_spec("nki") if "nki" not in sys.modules else sys.modules["nki"].__spec__
+    return found is not None and found.origin is not None
+
+
 def install(target: str | None = None, lenient: bool = False) -> ModuleType:
     """Register the modules and return `nki`. Calling again changes target and mode.
 
     `target`: trn1, inf2, trn2, trn3, gen2, gen3, gen4; None: NEURON_PLATFORM_TARGET_OVERRIDE, else trn3.
     """
-    if not installed() and ("nki" in sys.modules or importlib.util.find_spec("nki") is not None):
+    if not installed() and _is_there():
         raise error("G4C-K028", "a real nki package is importable", "use nki.simulate of that package")
     kernel.configure(target, lenient)
     for name, source in MODULES.items():
