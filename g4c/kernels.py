@@ -30,7 +30,7 @@ _WRONG = "G4C-K049"  # a bug, where other codes of a family say that there is no
 def make_kernels(module: Module, target: str, note: Callable[[str], None]) -> dict[str, KernelArtifact]:
     """The kernels of the module's kernel functions for `target`, by function. Functions without one stay plain HLO,
     and `note` is told, in one line per reason."""
-    from g4c.lowering.nki.families import artifact_of, generation_of
+    from g4c.lowering.nki.families import artifact_of
 
     found: dict[str, KernelArtifact] = {}
     plain: dict[str, list[str]] = {}
@@ -38,7 +38,7 @@ def make_kernels(module: Module, target: str, note: Callable[[str], None]) -> di
         if function.role != "kernel":
             continue
         try:
-            found[function.name] = artifact_of(function, generation_of(target))
+            found[function.name] = artifact_of(function, target)
         except G4cError as error:
             if not error.code.startswith("G4C-K04") or error.code == _WRONG:
                 raise
@@ -61,6 +61,7 @@ def write_kernel(writer: BundleWriter, artifact: KernelArtifact, target: str) ->
         "inputs": [tensor_json(*tensor) for tensor in artifact.inputs],
         "outputs": [tensor_json(*tensor) for tensor in artifact.outputs],
         "aliases": [list(pair) for pair in artifact.aliases],
+        "cores": artifact.cores,
     }
     spec = {
         **entry,
@@ -113,6 +114,7 @@ def _number(kernel: Kernel, target: str) -> int:
     from g4c.runtime.cpu_kernels import CpuKernel, register_kernel
 
     run = load(kernel.file.read_text(encoding="utf-8"), kernel.name, str(kernel.file)).specialize(target)
+    run = run[kernel.cores] if kernel.cores > 1 else run
 
     def results(*operands: Array) -> Sequence[Array]:
         found = run(*operands)

@@ -189,6 +189,7 @@ def _compiled(kernel: Kernel, spec: Mapping[str, Any]) -> bytes:
         "artifacts": str(folder),
         "target": _NKI_TARGETS.get(spec["target"], spec["target"]),
         "lnc": spec["lnc"],
+        "cores": kernel.cores,
         "inputs": [{"name": item.name, **_array(item)} for item in kernel.inputs],
         "outputs": [_array(item) for item in kernel.outputs],
     }

@@ -2,8 +2,9 @@
 
 python -m g4c.link_kernel REQUEST RESPONSE
 
-In: a JSON file with `source` (a path), `entrypoint`, `artifacts` (a directory), `target`, `lnc`, and `inputs` and
-`outputs`, each a shape and numpy's name of a dtype; an empty object asks for nki's version alone. Out: a JSON file with
+In: a JSON file with `source` (a path), `entrypoint`, `artifacts` (a directory), `target`, `lnc`, `cores` (how many of
+them share the work), `inputs` and `outputs`, each a shape and numpy's name of a dtype; an empty object asks for nki's
+version alone. Out: a JSON file with
 `nki`, its version, and `backend_config`, `outputs`, `aliases`, `tuple`, `has_collectives` as nki gives them; `missing`,
 why nki cannot be imported; or `error`, with the traceback on stderr.
 Invariant: nki shares this process with numpy alone. Written from nki's documentation; it has not met the package.
@@ -54,6 +55,8 @@ def _compiled(request: Mapping[str, Any]) -> dict[str, Any]:
     }
     if "lnc" in {field.name for field in dataclasses.fields(CompileOptions)}:  # from nki 0.5 on
         options["lnc"] = request["lnc"]
+    elif request["cores"] > 1:
+        raise ValueError(f"this nki takes no lnc, and {request['cores']} cores share the work of the kernel")
     result = compile_to_bir(
         _function(request["source"], request["entrypoint"]),
         frontend=ParserFrontend(),

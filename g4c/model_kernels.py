@@ -20,9 +20,9 @@ from g4c.errors import G4cError
 from g4c.ir.module import Function, Module
 from g4c.ir.ops import CallOp
 from g4c.ir.types import DType, TensorType
-from g4c.lowering.nki.choose import Choice, compare
+from g4c.lowering.nki.choose import Choice
 from g4c.lowering.nki.cost.profile import TITLES
-from g4c.lowering.nki.families import FAMILIES, generation_of
+from g4c.lowering.nki.families import choice_of
 
 if TYPE_CHECKING:
     from g4c.frontend.config import ModelConfig
@@ -66,6 +66,7 @@ class ModelKernel:
             "inputs": {name: str(kind) for name, kind in artifact.inputs},
             "outputs": {name: str(kind) for name, kind in artifact.outputs},
             "schedule": artifact.schedule,
+            "cores": artifact.cores,
             "compared": [{"schedule": item.line, "modelled_us": item.us} for item in self.choice.compared],
             "profile": self.choice.profile.summary(),
         }
@@ -87,12 +88,11 @@ def model_kernels(wanted: Wanted, reporter: Reporter) -> list[ModelKernel]:
     with reporter.phase("trace") as phase:
         module = outlined(wanted, reporter.detail)
         phase.result = ", ".join(program.name for program in module.programs)
-    number = generation_of(wanted.target)
     found: list[ModelKernel] = []
     with reporter.phase("choose schedules") as phase:
         for function, calls in _called(module).items():
             try:
-                found.append(ModelKernel(function, calls, _choice(module.functions[function], number)))
+                found.append(ModelKernel(function, calls, choice_of(module.functions[function], wanted.target)))
             except G4cError as error:
                 if not error.code.startswith("G4C-K04") or error.code == "G4C-K049":
                     raise
@@ -163,14 +163,6 @@ def _calls(module: Module, function: Function) -> Counter[str]:
         callee = module.functions[call.callee.name]
         total.update([callee.name] if callee.role == "kernel" else _calls(module, callee))
     return total
-
-
-def _choice(function: Function, number: int) -> Choice:
-    """The cheapest kernel of a function. G4C-K047 where no family has it; what the family refuses."""
-    family = next((family for name, family in FAMILIES.items() if function.name.startswith(name)), None)
-    if family is None:
-        raise G4cError("G4C-K047", f"no family of kernels is called as {function.name} is")
-    return compare(family.problem(function), family, number)
 
 
 def listing(kernels: list[ModelKernel]) -> str:

@@ -210,4 +210,9 @@ CATALOGUE: dict[str, Entry] = {
         "The time window is past the kernel's end, or a roofline has no kernel with matmuls, or kernels of several "
         "generations.",
     ),
+    "G4C-K056": Entry(
+        "a kernel on half of its cores",
+        "The kernel was generated for targets whose logical cores have two cores. Each of them computes a part of the "
+        "result: one alone would leave the rest unwritten.",
+    ),
 }

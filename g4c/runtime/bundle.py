@@ -48,7 +48,8 @@ class Tensor:
 class Kernel:
     """A generated kernel: Python source whose function `name` takes `inputs` and gives `outputs`, in order.
 
-    `aliases` are pairs (input, output) of indices: an input that the kernel writes and returns.
+    `aliases` are pairs (input, output) of indices: an input that the kernel writes and returns. `cores`: 2 where two
+    programs of a logical core share its work.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Kernel:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     aliases: tuple[tuple[int, int], ...]
+    cores: int
 
 
 @dataclass(frozen=True)
@@ -199,6 +201,7 @@ def _kernel(path: Path, entry: Mapping[str, Any]) -> Kernel:
         inputs=tuple(Tensor(item["name"], _type(item)) for item in entry["inputs"]),
         outputs=tuple(Tensor(item["name"], _type(item)) for item in entry["outputs"]),
         aliases=tuple((int(operand), int(result)) for operand, result in entry["aliases"]),
+        cores=int(entry.get("cores", 1)),
     )
 
 

@@ -54,6 +54,7 @@ def test_what_a_call_says() -> None:
             "kernel_format": "g4c-source",
             "kernel_version": 1,
             "func_name": "negate_update",
+            "grid": 1,
             "source_sha256": ARTIFACT.sha256,
             "artifact": f"kernels/{ARTIFACT.sha256}/negate_update.py",
         }

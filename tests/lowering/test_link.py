@@ -304,6 +304,20 @@ def test_versions_that_do_not_fit(
     assert words in text
 
 
+def test_cores_that_share_the_work_must_be_named(
+    tmp_path: Path, sdk: Callable[..., None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The compiler of nki 0.4 takes no lnc: half of the kernel would be missing."""
+    monkeypatch.setitem(globals(), "OTHER", replace(OTHER, cores=2))
+    made = make_bundle(tmp_path / "pair", "trn2")
+    sdk("0.4.0", "2.25.3371.0")
+    text = refusal(made, capsys)
+    assert "error[G4C-N006]" in text
+    assert "this nki takes no lnc, and 2 cores share the work of the kernel" in text
+    sdk("0.5.0", "2.26.6360.0")
+    assert main(["link", str(made), "-q"]) == 0
+
+
 def test_without_the_sdk(
     bundle: Path, sdk: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -125,7 +125,7 @@ def test_kernels_compute_what_their_functions_say(folded: bool) -> None:
             continue
         given = {param.name: rng.standard_normal(param.type.shape).astype(np.float32) for param in kernel.params}
         wanted = interpret(module, kernel.name, given, {})
-        artifact = artifact_of(kernel, 3)
+        artifact = artifact_of(kernel, "trn2")
         results = source.load(artifact.source, artifact.name).specialize("trn2")(*given.values())
         results = results if isinstance(results, tuple) else (results,)
         for result, value in zip(kernel.results, results, strict=True):

@@ -38,6 +38,7 @@ def placeholder(artifact: KernelArtifact) -> str:
         "kernel_format": _FORMAT,
         "kernel_version": 1,
         "func_name": artifact.name,
+        "grid": artifact.cores,
         "source_sha256": artifact.sha256,
         "artifact": kernel_file(artifact),
     }

@@ -19,7 +19,9 @@ class KernelArtifact:
 
     `name` is the function in `source`; `inputs` are its parameters and `outputs` what it returns, in order, by name.
     `aliases` are pairs (input, output) of indices: the kernel returns that input, which it has written. `schedule` is
-    one line for people. `generations` are the NeuronCore generations (2, 3, 4) whose rules the source follows.
+    one line for people. `generations` are the NeuronCore generations (2, 3, 4) whose rules the source follows. `cores`:
+    2 where two programs of a logical core share the work, so that one alone would leave outputs unwritten; kernels of 1
+    may be launched as two programs that do the same.
     """
 
     family: str
@@ -30,6 +32,7 @@ class KernelArtifact:
     aliases: tuple[tuple[int, int], ...] = ()
     schedule: str = ""
     generations: tuple[int, ...] = (2, 3, 4)
+    cores: int = 1
 
     @property
     def sha256(self) -> str:

@@ -1,9 +1,10 @@
 """Which schedule a kernel gets: the one whose modelled time is least.
 
-In: a problem, its family (`schedules` and `emit`, see families.py) and a NeuronCore generation.
+In: a problem, its family (`schedules` and `emit`, see families.py), a NeuronCore generation and how many cores a
+logical core has.
 Out: the artifact and its `Profile`, and what else was compared.
 Invariant: deterministic: the same problem gives the same kernel, of equal times the earlier guess. A problem is
-costed once per process. Times are modelled, in dry runs.
+costed once per process. Times are modelled, in dry runs: of two cores that share the work, that of the pair.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from g4c.lowering.nki.cost import Profile, profile
 class Schedules(Protocol):
     """A family: a module, or a `families.Family`."""
 
-    def schedules(self, problem: Any, generation: int, /) -> tuple[Any, ...]: ...
+    def schedules(self, problem: Any, generation: int, cores: int, /) -> tuple[Any, ...]: ...
 
     def emit(self, problem: Any, schedule: Any, generation: int, /) -> KernelArtifact: ...
 
@@ -49,22 +50,24 @@ class Choice:
         return "\n".join(f"{candidate.us:12,.1f} us modelled  {candidate.line}" for candidate in ranked)
 
 
-def choose(problem: Hashable, family: Schedules, generation: int) -> tuple[KernelArtifact, Profile]:
+def choose(problem: Hashable, family: Schedules, generation: int, cores: int = 1) -> tuple[KernelArtifact, Profile]:
     """The kernel of `problem` with the least modelled time on `generation` (2, 3, 4), and its profile.
+
+    `cores`: of a logical core, 1 or 2: of two, a schedule may let each do a part.
 
     Refusals: what the family refuses (G4C-K040: no schedule fits), G4C-K048: its kernels are for other generations, and
     what the simulator refuses of a candidate.
     """
-    choice = compare(problem, family, generation)
+    choice = compare(problem, family, generation, cores)
     return choice.artifact, choice.profile
 
 
 @cache
-def compare(problem: Hashable, family: Schedules, generation: int) -> Choice:
+def compare(problem: Hashable, family: Schedules, generation: int, cores: int = 1) -> Choice:
     """`choose`, with what was compared."""
     compared: list[Candidate] = []
     best: tuple[KernelArtifact, Profile] | None = None
-    for schedule in family.schedules(problem, generation):
+    for schedule in family.schedules(problem, generation, cores):
         artifact = family.emit(problem, schedule, generation)
         if generation not in artifact.generations:
             known = ", ".join(f"v{number}" for number in artifact.generations)

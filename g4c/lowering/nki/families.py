@@ -1,6 +1,6 @@
 """Kernel functions and the families of generated kernels: from what a kernel computes to its source.
 
-In: a function of role "kernel", as outline-kernels makes them, and a NeuronCore generation. Out: its `KernelArtifact`.
+In: a function of role "kernel", as outline-kernels makes them, and a target. Out: its `KernelArtifact`.
 Invariant: an artefact takes and returns what the function does, in the same order; what it returns updated in place
 are operands of the function.
 
@@ -19,8 +19,9 @@ from typing import Any
 from g4c.errors import G4cError
 from g4c.ir.module import Function
 from g4c.ir.ops import KvUpdateOp, TiledAttentionOp
+from g4c.lowering.neuron.neuronx_cc import TARGETS
 from g4c.lowering.nki.artifact import KernelArtifact
-from g4c.lowering.nki.choose import choose
+from g4c.lowering.nki.choose import Choice, compare
 from g4c.lowering.nki.simulator import generation
 
 CPU_TARGET = "trn2"  # whose rules kernels follow where no device is compiled for
@@ -28,13 +29,14 @@ CPU_TARGET = "trn2"  # whose rules kernels follow where no device is compiled fo
 
 @dataclass(frozen=True)
 class Family:
-    """`problem` of a function, `schedules` of a problem and a generation, best guess first, `emit` of all three.
+    """`problem` of a function; `schedules` of a problem, a generation and how many cores a logical core has, best guess
+    first; `emit` of problem, schedule and generation.
 
     Refusals: G4C-K040 to K049: there is no kernel for this.
     """
 
     problem: Callable[[Function], Any]
-    schedules: Callable[[Any, int], tuple[Any, ...]]
+    schedules: Callable[[Any, int, int], tuple[Any, ...]]
     emit: Callable[[Any, Any, int], KernelArtifact]
 
 
@@ -77,24 +79,34 @@ FAMILIES: dict[str, Family] = {
 
 def generation_of(target: str) -> int:
     """The NeuronCore generation of `target` (trn1, inf2, trn2, trn3, cpu)."""
-    return generation.from_target(CPU_TARGET if target == "cpu" else target).number
+    return generation.from_target(_device(target)).number
 
 
-def artifact_of(function: Function, number: int) -> KernelArtifact:
-    """The kernel of `function` for generation `number`, with the schedule whose modelled time is least.
+def cores_of(target: str) -> int:
+    """How many cores a logical core of `target` has, each of which runs a kernel's program."""
+    return TARGETS[_device(target)].logical_cores or 1
+
+
+def _device(target: str) -> str:
+    return CPU_TARGET if target == "cpu" else target
+
+
+def choice_of(function: Function, target: str) -> Choice:
+    """The kernel of `function` for `target` with the least modelled time, and what it was compared with.
 
     G4C-K040 to K048 where there is none; G4C-K049 where its operands are not those of the function.
     """
     family = next((family for name, family in FAMILIES.items() if function.name.startswith(name)), None)
     if family is None:
         raise G4cError("G4C-K047", f"no family of kernels is called as {function.name} is")
-    problem = family.problem(function)
-    artifact, _ = choose(problem, family, number)
-    if number not in artifact.generations:
-        known = ", ".join(f"v{n}" for n in artifact.generations)
-        raise G4cError("G4C-K048", f"{artifact.family} kernels are for NeuronCore-{known}, not v{number}")
-    _check(function, artifact)
-    return artifact
+    choice = compare(family.problem(function), family, generation_of(target), cores_of(target))
+    _check(function, choice.artifact)
+    return choice
+
+
+def artifact_of(function: Function, target: str) -> KernelArtifact:
+    """The kernel of `choice_of`."""
+    return choice_of(function, target).artifact
 
 
 def _check(function: Function, artifact: KernelArtifact) -> None:

@@ -46,7 +46,7 @@ class Family:
         self.emitted: list[int] = []
         self.generations = generations
 
-    def schedules(self, problem: Doubling, generation: int) -> tuple[int, ...]:
+    def schedules(self, problem: Doubling, generation: int, cores: int) -> tuple[int, ...]:
         if problem.rows % 16:
             raise G4cError("G4C-K053", f"{problem.rows} rows")
         return (16, 128, 64)
@@ -93,7 +93,7 @@ def test_a_problem_is_costed_once():
 
 def test_of_equal_times_the_first_guess_is_taken():
     class Same(Family):
-        def schedules(self, problem, generation):
+        def schedules(self, problem, generation, cores):
             return (64, 64, 64)
 
     choice = compare(Doubling(192), Same(), 3)

@@ -13,7 +13,8 @@ from g4c.ir.module import Function, Result
 from g4c.ir.types import DType, TensorType
 from g4c.lowering.nki import families
 from g4c.lowering.nki.artifact import KernelArtifact
-from g4c.lowering.nki.families import artifact_of, generation_of
+from g4c.lowering.nki.choose import Choice
+from g4c.lowering.nki.families import artifact_of, cores_of, generation_of
 from g4c.lowering.nki.simulator.source import load
 
 CACHE = TensorType((1, 16, 1, 256), DType.F32)
@@ -55,7 +56,7 @@ def decode_function(name: str = "decode_attention_d256_update", *, updates: bool
 @pytest.mark.parametrize("target", ["trn1", "inf2", "trn2", "trn3", "cpu"])
 def test_an_artefact_has_the_operands_of_its_function(target: str) -> None:
     function = decode_function()
-    artifact = artifact_of(function, generation_of(target))
+    artifact = artifact_of(function, target)
     assert [(name, type) for name, type in artifact.inputs] == [(p.name, p.type) for p in function.params]
     assert [type for _, type in artifact.outputs] == [result.value.type for result in function.results]
     assert artifact.aliases == ((1, 1), (2, 2))
@@ -63,7 +64,7 @@ def test_an_artefact_has_the_operands_of_its_function(target: str) -> None:
 
 
 def test_without_updates_nothing_is_written() -> None:
-    artifact = artifact_of(decode_function(updates=False), 3)
+    artifact = artifact_of(decode_function(updates=False), "trn2")
     assert artifact.aliases == ()
     assert len(artifact.outputs) == 1
 
@@ -71,11 +72,12 @@ def test_without_updates_nothing_is_written() -> None:
 def test_generations() -> None:
     found = {target: generation_of(target) for target in ("trn1", "inf2", "trn2", "trn3", "cpu")}
     assert found == {"trn1": 2, "inf2": 2, "trn2": 3, "trn3": 4, "cpu": 3}
+    assert {target: cores_of(target) for target in found} == {"trn1": 1, "inf2": 1, "trn2": 2, "trn3": 2, "cpu": 2}
 
 
 def test_a_name_of_no_family() -> None:
     with pytest.raises(G4cError, match="no family of kernels is called as softmax_d256 is") as caught:
-        artifact_of(decode_function("softmax_d256"), 3)
+        artifact_of(decode_function("softmax_d256"), "trn2")
     assert caught.value.code == "G4C-K047"
 
 
@@ -86,7 +88,6 @@ def swapped(artifact: KernelArtifact) -> KernelArtifact:
 @pytest.mark.parametrize(
     ("change", "code", "words"),
     [
-        (lambda made: replace(made, generations=(4,)), "G4C-K048", "decode_attention kernels are for NeuronCore-v4"),
         (swapped, "G4C-K049", r"takes tensor<1x16x1x256xf32>, tensor<1x1x2x256xf32>, "),
         (lambda made: replace(made, outputs=made.outputs[:2]), "G4C-K049", "gives tensor"),
         (lambda made: replace(made, aliases=((2, 1),)), "G4C-K049", "writes operand 2, which"),
@@ -96,12 +97,13 @@ def swapped(artifact: KernelArtifact) -> KernelArtifact:
 def test_what_cannot_stand_for_the_function(
     change: Callable[[KernelArtifact], KernelArtifact], code: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    choose = families.choose
+    compare = families.compare
 
-    def changed(problem: Hashable, family: families.Family, generation: int) -> tuple[KernelArtifact, None]:
-        return change(choose(problem, family, generation)[0]), None
+    def changed(problem: Hashable, family: families.Family, generation: int, cores: int) -> Choice:
+        choice = compare(problem, family, generation, cores)
+        return replace(choice, artifact=change(choice.artifact))
 
-    monkeypatch.setattr(families, "choose", changed)
+    monkeypatch.setattr(families, "compare", changed)
     with pytest.raises(G4cError, match=words) as caught:
-        artifact_of(decode_function(), 3)
+        artifact_of(decode_function(), "trn2")
     assert caught.value.code == code

@@ -138,7 +138,7 @@ def sbuf_bytes(problem: DecodeProblem, schedule: DecodeSchedule) -> int:
     return total + 64
 
 
-def schedules(problem: DecodeProblem, generation: int) -> tuple[DecodeSchedule, ...]:
+def schedules(problem: DecodeProblem, generation: int, cores: int = 1) -> tuple[DecodeSchedule, ...]:
     """Candidates that fit the generation's SBUF and PSUM, best guess first.
 
     Refusals: G4C-K040: none fits.

@@ -60,7 +60,14 @@ def write(problem: DecodeProblem, schedule: DecodeSchedule, generation: int) -> 
     budget = measure(code, problem.name, inputs, generation, schedule.cores)
     source = _docstring(problem, schedule, budget, generation) + "\n" + code
     return KernelArtifact(
-        "decode_attention", problem.name, source, inputs, tuple(outputs), tuple(aliases), str(schedule)
+        "decode_attention",
+        problem.name,
+        source,
+        inputs,
+        tuple(outputs),
+        tuple(aliases),
+        str(schedule),
+        cores=schedule.cores,
     )
 
 

@@ -59,4 +59,5 @@ def emit(problem: PrefillProblem, schedule: PrefillSchedule, generation: int) ->
         inputs=problem.parameters,
         outputs=(("y", y),),
         schedule=schedule.text(problem),
+        cores=schedule.cores,
     )

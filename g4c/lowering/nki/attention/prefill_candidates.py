@@ -1,6 +1,6 @@
 """Which schedules a prefill attention kernel has.
 
-In: a problem and a generation. Out: the schedules that fit its SBUF, best guess first.
+In: a problem, a generation, how many cores a logical core has. Out: the schedules that fit its SBUF, best guess first.
 Invariant: keys stay in SBUF for all query heads and query tiles of a KV head wherever a generation has the room.
 """
 
@@ -23,11 +23,15 @@ MOST = 4  # schedules worth a comparison
 
 
 @cache
-def schedules(problem: PrefillProblem, generation: int) -> tuple[PrefillSchedule, ...]:
-    """Those that fit the SBUF of a generation (2, 3, 4), best guess first. G4C-K040 where none does."""
+def schedules(problem: PrefillProblem, generation: int, cores: int = 1) -> tuple[PrefillSchedule, ...]:
+    """Those that fit the SBUF of a generation (2, 3, 4), best guess first. G4C-K040 where none does.
+
+    `cores` 2: two cores share the passes, unless there is only one.
+    """
+    cores = cores if problem.batch * problem.heads % cores == 0 else 1
     limit = _GENERATIONS[generation].sbuf_usable
     smallest, found = 1 << 30, []
-    for choices in (*_resident(problem), *_in_passes(problem)):
+    for choices in (*_resident(problem, cores), *_in_passes(problem, cores)):
         for schedule in choices:
             size = sbuf_bytes(problem, schedule)
             smallest = min(smallest, size)
@@ -46,25 +50,30 @@ def schedules(problem: PrefillProblem, generation: int) -> tuple[PrefillSchedule
     return tuple(found)
 
 
-def _resident(problem: PrefillProblem) -> list[list[PrefillSchedule]]:
+def _resident(problem: PrefillProblem, cores: int) -> list[list[PrefillSchedule]]:
     """All keys in SBUF: by KV heads that are loaded together, each with as much room for the next ones' as there is."""
     tiles, banks, head = problem.key_tiles, min(4, problem.most_banks), problem.head_dim * problem.itemsize
     found = []
     for kv_heads in _row_counts(problem.kv_heads, head, KEY_ROW):
-        heads = _row_counts(kv_heads * problem.group, head, QUERY_ROW)[0]
+        heads = _shared(problem, _row_counts(kv_heads * problem.group, head, QUERY_ROW), cores)[0]
         spares = (tiles, min(tiles, 20), 0) if problem.batch * problem.kv_heads > kv_heads else (0,)
-        found.append([PrefillSchedule(kv_heads, heads, 1, tiles + spare, banks) for spare in spares])
+        found.append([PrefillSchedule(kv_heads, heads, 1, tiles + spare, banks, cores=cores) for spare in spares])
     return found
 
 
-def _in_passes(problem: PrefillProblem) -> list[list[PrefillSchedule]]:
+def _in_passes(problem: PrefillProblem, cores: int) -> list[list[PrefillSchedule]]:
     """Passes over the keys: the more query tiles and heads share one, the less often keys are loaded."""
     banks = min(4, problem.most_banks)
-    heads = _row_counts(problem.group, problem.head_dim * problem.itemsize, QUERY_ROW)
+    heads = _shared(problem, _row_counts(problem.group, problem.head_dim * problem.itemsize, QUERY_ROW), cores)
     shared = [(count, query_tiles) for count in heads for query_tiles in (8, 4, 2, 1)]
     shared.sort(key=lambda pair: -pair[0] * min(pair[1], problem.query_tiles))
     sizes = [slots for slots in (64, 40) if slots < problem.key_tiles]
-    return [[PrefillSchedule(1, *pair, slots, banks) for slots in sizes] for pair in shared if sizes]
+    return [[PrefillSchedule(1, *pair, slots, banks, cores=cores) for slots in sizes] for pair in shared if sizes]
+
+
+def _shared(problem: PrefillProblem, counts: list[int], cores: int) -> list[int]:
+    """Those of `counts` of heads whose passes two cores can share: a head alone can, where the passes are even."""
+    return [count for count in counts if problem.batch * problem.heads // count % cores == 0]
 
 
 def _row_counts(heads: int, head_bytes: int, row_bytes: int) -> list[int]:

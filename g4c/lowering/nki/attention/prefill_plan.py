@@ -237,17 +237,20 @@ def pause(steps, loads, count):
 
 
 class Plan:
-    """What the plan of a problem and a schedule gives; `pauses`: between KV heads, where SBUF demands it."""
+    """What the plan of a problem and a schedule gives, of two cores the first one's; `pauses`: between KV heads, where
+    SBUF demands it."""
 
     def __init__(self, problem: PrefillProblem, schedule: PrefillSchedule) -> None:
         for self.pauses in (False, True):
             self.text = plan_text(problem, schedule, self.pauses)
             scope: dict[str, Any] = {name: value for name, value, _ in constants(problem, schedule)}
             exec(self.text, scope)
-            self.steps, self.loads, self.tiles = scope["plan"](*([0] if schedule.cores > 1 else []))
+            every = [scope["plan"](core) for core in range(2)] if schedule.cores > 1 else [scope["plan"]()]
+            self.steps, self.loads, self.tiles = every[0]
             self.fits = all(
-                step["needs"] <= self.steps[n - schedule.added + 1]["oldest"] + schedule.slots
-                for n, step in enumerate(self.steps)
+                step["needs"] <= steps[n - schedule.added + 1]["oldest"] + schedule.slots
+                for steps, _, _ in every
+                for n, step in enumerate(steps)
                 if n >= schedule.added
             )
             if self.fits:

@@ -128,12 +128,14 @@ def profile(
 
     `arguments`: numpy arrays, `TensorType`s or (shape, dtype name) pairs for tensors, anything else as it is; None: the
     artifact's inputs. `dry`: nothing is computed (see simulator/dry.py); a kernel that looks at values is run in full,
-    on zeros where only a shape was given. `grid`: 2 runs it on both cores of a logical core.
-    Refusals: what the simulator refuses; G4C-K050: arguments are missing.
+    on zeros where only a shape was given. `grid`: 2 runs it on both cores of a logical core; None: on as
+    many as share the work of the artifact, or one.
+    Refusals: what the simulator refuses; G4C-K050: arguments are missing; G4C-K056: one core where two share the work.
     """
     name = kernel.name if isinstance(kernel, KernelArtifact) else kernel.__name__
     if isinstance(kernel, KernelArtifact):
         arguments = [kind for _, kind in kernel.inputs] if arguments is None else arguments
+        grid = _grid(kernel, grid)
         kernel = load(kernel.source, kernel.name)
     if arguments is None:
         raise G4cError("G4C-K050", f"{name}: no arguments", help="a kernel's cost depends on the shapes of its inputs")
@@ -146,6 +148,15 @@ def profile(
             run = made.run(*[_array(value, False) for value in arguments], recorder=CostRecorder)
         lines = timelines(run.recorders)
         return summarize(name, run, lines, from_target(target).number)
+
+
+def _grid(kernel: KernelArtifact, grid: int | None) -> int | None:
+    """On how many cores `kernel` is run where `grid` is wanted."""
+    if kernel.cores == 1:
+        return grid
+    if grid == 1:
+        raise G4cError("G4C-K056", f"{kernel.name} on one core", help="two cores share its work: leave --cores out")
+    return kernel.cores
 
 
 @contextmanager

@@ -96,7 +96,7 @@ class HeadSchedule:
     slots: int
 
 
-def schedules(problem: HeadProblem, generation: int) -> tuple[HeadSchedule, ...]:
+def schedules(problem: HeadProblem, generation: int, cores: int = 1) -> tuple[HeadSchedule, ...]:
     """Candidates, best guess first. G4C-K040: none fits."""
     found = []
     usable = sbuf_budget(generation)

@@ -76,7 +76,7 @@ class ProjectionSchedule:
     slots: int
 
 
-def schedules(problem: ProjectionProblem, generation: int) -> tuple[ProjectionSchedule, ...]:
+def schedules(problem: ProjectionProblem, generation: int, cores: int = 1) -> tuple[ProjectionSchedule, ...]:
     """Candidates, best guess first. G4C-K040: none fits."""
     found = []
     for rows, stationary in _forms(problem.count):

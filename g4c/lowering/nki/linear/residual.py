@@ -92,7 +92,7 @@ class ResidualSchedule:
     slots: int
 
 
-def schedules(problem: ResidualProblem, generation: int) -> tuple[ResidualSchedule, ...]:
+def schedules(problem: ResidualProblem, generation: int, cores: int = 1) -> tuple[ResidualSchedule, ...]:
     """Two candidates, best guess first: the largest blocks of rows and columns that fit. G4C-K040: none fits."""
     found: list[ResidualSchedule] = []
     usable = sbuf_budget(generation)
