@@ -18,6 +18,7 @@ from g4c.lowering.nki.simulator.operators import Operator
 from g4c.lowering.nki.simulator.program import Accumulators
 
 _ACTIVATIONS = frozenset({"activation", "activation_reduce"})
+_DATA = ("data", "src", "on_true_tile", "on_true")
 
 
 def combine(operator: Operator, a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -32,6 +33,24 @@ def registers(step: Step, engine: str) -> Accumulators:
 
 def _kind(step: Step) -> str:
     return "activation" if step.name in _ACTIVATIONS else step.name
+
+
+def _partitions(step: Step) -> slice:
+    """The registers that the instruction uses: those of the partitions that its data come from."""
+    data = step.tensor(next(name for name in _DATA if name in step.operands))
+    return slice(data.start_partition, data.start_partition + data.shape[0])
+
+
+def _check_held(step: Step, held: Accumulators, what: str) -> None:
+    """Refuse registers that the chain has no values for."""
+    used = _partitions(step)
+    if not held.held[used].all():
+        step.refuse(
+            "G4C-K027",
+            f"{what} of partitions {used.start} to {used.stop - 1}, but the chain is one of "
+            f"{int(held.held.sum())} partitions from {int(held.held.argmax())}",
+            "a chain starts with reset_reduce on all partitions that it goes on with",
+        )
 
 
 def start(
@@ -55,16 +74,20 @@ def start(
             f"reduce_cmd.reduce continues nl.{operator.name}, but the accumulators hold {what}{by}",
             "start a chain with reset_reduce, and let no other user of the registers come between",
         )
-    return held.values[:rows]
+    _check_held(step, held, "reduce_cmd.reduce")
+    return held.values[_partitions(step)]
 
 
 def keep(step: Step, engine: str, operator: Operator, values: np.ndarray, defined: np.ndarray | None = None) -> None:
     """Store the registers after this instruction."""
-    held = registers(step, engine)
-    held.values[: len(values)] = values
-    held.defined[: len(values)] = True if defined is None else defined
+    held, used, chain = registers(step, engine), _partitions(step), (_kind(step), operator.name)
+    held.values[used] = values
+    held.defined[used] = True if defined is None else defined
     held.source = step.source if defined is not None else None
-    held.chain = (_kind(step), operator.name)
+    if held.chain != chain:
+        held.held[:] = False
+    held.held[used] = True
+    held.chain = chain
     held.set_at = kernel_site() if step.program.strict else None
 
 
@@ -95,9 +118,12 @@ def accumulate(
     if command is not ReduceCommand.reset:
         before = combine(operator, before, operators.reduce(operator, values))
     masks = [mask for mask in (defined, step.defined(*values.shape)) if mask is not None]
-    if command is ReduceCommand.reduce and not registers(step, engine).defined[: len(values)].all():
-        masks.append(registers(step, engine).defined[: len(values)])
-        step.source = step.source or registers(step, engine).source
+    held = registers(step, engine)
+    if command is ReduceCommand.reset:
+        masks = []
+    elif command is ReduceCommand.reduce and not held.defined[_partitions(step)].all():
+        masks.append(held.defined[_partitions(step)])
+        step.source = step.source or held.source
     rows = None
     for mask in masks:
         whole = mask.all(axis=1, keepdims=True)
@@ -114,7 +140,10 @@ def read_out(step: Step, engine: str, parameter: str, negate: bool = False) -> N
     held = registers(step, engine)
     if held.chain is None:
         step.refuse("G4C-K027", f"{parameter} reads accumulators that nothing has set", "reduce_cmd.reset_reduce")
-    rows = slice(0, tile.shape[0])
+    rows = _partitions(step)
+    if tile.shape[0] != rows.stop - rows.start:
+        step.refuse("G4C-K017", f"{parameter} is {list(tile.shape)}", f"{rows.stop - rows.start} partitions, as data")
+    _check_held(step, held, parameter)
     defined = None if held.defined[rows].all() else held.defined[rows]
     step.undefined = []
     step.source = held.source

@@ -148,7 +148,7 @@ def first_outside(activation: Activation, inputs: np.ndarray) -> float | None:
     if activation.low is None:
         return None
     values = np.abs(inputs) if activation.magnitude else inputs
-    low, high = values.min(), values.max()
+    low, high = np.fmin.reduce(values, axis=None), np.fmax.reduce(values, axis=None)
     slack = 1e-6 * max(abs(activation.low), abs(activation.high or 0.0)) if activation.low < 0 else 0.0
     if not low < activation.low - slack and not high > activation.high + slack:
         return None

@@ -21,12 +21,14 @@ def at_index(tensor: NkiTensor, value: int, skip: bool = False) -> NkiTensor | N
     static.dynamic = None
     box, storage = static.box(), tensor.storage
     rows = not tensor.on_chip or static.box().p0 == tensor.box().p0
-    if value < 0 or box.b0 < 0 or box.b1 > storage.row_bytes or not rows:
+    beyond = dynamic.limit is not None and value >= dynamic.limit
+    if value < 0 or beyond or box.b0 < 0 or box.b1 > storage.row_bytes or not rows:
         if skip:
             return None
+        where = f"indices are below {dynamic.limit}" if beyond else f"{storage.row_bytes} bytes"
         raise error(
             "G4C-K015",
-            f"run-time index {value} leaves {tensor!r}: bytes {box.b0}..{box.b1 - 1} of {storage.row_bytes}",
+            f"run-time index {value} leaves {tensor!r}: bytes {box.b0}..{box.b1 - 1}, {where}",
             "run-time addresses are checked on the device: clamp the index, or use oob_mode.skip on a DMA",
         )
     return static

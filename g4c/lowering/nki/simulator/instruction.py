@@ -104,8 +104,16 @@ class Step:
             self.check_partitions(parameter, tensor)
 
     def check_partitions(self, parameter: str, tensor: NkiTensor) -> None:
-        """The start partition rule."""
+        """Partitions follow each other, and start where the rule says."""
         count, start = tensor.shape[0], tensor.start_partition
+        if count > 1 and tensor.strides[0] * tensor.itemsize != tensor.storage.row_bytes:
+            if tensor.unchecked:
+                tensor.check_bounds()
+            self.refuse(
+                "G4C-K006",
+                f"{parameter} steps over partitions by {tensor.strides[0] // tensor.row_elements} ({tensor!r})",
+                "the partitions of an operand are contiguous; a DMA or a matmul moves rows to others",
+            )
         if start == 0 and count <= 128:
             return
         starts = (0,) if count > 64 else _STARTS[count <= 32]
@@ -153,14 +161,19 @@ class Step:
                     "a number, or a tile of one element per partition",
                 )
             return np.full((1, 1), operand, np.float32)
-        self.tiles(parameter)
-        if operand.shape[0] != partitions or operand.size != partitions:
-            self.refuse(
-                "G4C-K017", f"{parameter} is {list(operand.shape)}", f"one element for each of {partitions} partitions"
-            )
+        self.check_column(parameter, partitions)
         if dtypes_allowed is not None:
             self.check_dtype(parameter, dtypes_allowed)
         return self.read32(operand)
+
+    def check_column(self, parameter: str, partitions: int) -> None:
+        """A tile of one element for each of `partitions`."""
+        self.tiles(parameter)
+        tensor = self.tensor(parameter)
+        if tensor.shape[0] != partitions or tensor.size != partitions:
+            self.refuse(
+                "G4C-K017", f"{parameter} is {list(tensor.shape)}", f"one element for each of {partitions} partitions"
+            )
 
     # Values
 
@@ -195,6 +208,7 @@ class Step:
 
     def take32(self, tensor: NkiTensor) -> access.Taken:
         """`take` as fp32."""
+        self.check_numeric(tensor)
         values, defined = self.take(tensor)
         if tensor.dtype in dtypes.WIDE_INTEGERS:
             self.check_exact(tensor, values if defined is None else values[defined])
@@ -218,6 +232,11 @@ class Step:
             else:
                 result &= mask.all()
         return result
+
+    def check_numeric(self, tensor: NkiTensor) -> None:
+        """Refuse packed types, which engines move but do not compute with."""
+        if tensor.dtype in dtypes.PACKED:
+            self.refuse("G4C-K010", f"arithmetic on {tensor!r}", "packed types are operands of MX matmuls only")
 
     def check_exact(self, tensor: NkiTensor, values: np.ndarray) -> None:
         """Refuse 32-bit integers that fp32 rounds."""
@@ -248,6 +267,7 @@ class Step:
         self, tensor: NkiTensor, values: np.ndarray, mark: int = WRITTEN, defined: np.ndarray | None = None
     ) -> None:
         """Round fp32 `values` once to the tensor's type and store them."""
+        self.check_numeric(tensor)
         self.store(tensor, dtypes.cast(values, tensor.dtype), mark, defined)
 
     def store(

@@ -61,12 +61,13 @@ class Meeting(Protocol):
 
 @dataclass
 class Accumulators:
-    """The fp32 registers of one engine, one per partition, and which reduction they hold."""
+    """The fp32 registers of one engine, one per partition, and which reduction which of them hold."""
 
     values: np.ndarray = field(default_factory=lambda: np.zeros((PARTITIONS, 1), np.float32))
     defined: np.ndarray = field(default_factory=lambda: np.ones((PARTITIONS, 1), bool))
     source: Any = None  # where undefined values come from
     chain: tuple[str, str] | None = None  # (instruction, operator) of the open chain
+    held: np.ndarray = field(default_factory=lambda: np.zeros(PARTITIONS, bool))  # partitions that it has values for
     set_at: Site | None = None
 
 

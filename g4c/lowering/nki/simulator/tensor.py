@@ -36,12 +36,14 @@ class DynamicSlice:
 class Dynamic:
     """An offset known at run time: `source` (register, 1x1 tile or index tile) times `step` bytes.
 
-    `vector`: one index per row of dimension 0, whose static stride is then ignored.
+    `vector`: one index per row of dimension 0, whose static stride is then ignored. `limit`: the first offset that
+    leaves the dimension that is indexed, None where only the storage is a limit.
     """
 
     source: Any
     step: int
     vector: bool
+    limit: int | None = None
 
 
 class NkiTensor(ViewPrimitives, NKIObject):
@@ -139,7 +141,7 @@ class NkiTensor(ViewPrimitives, NKIObject):
                 continue
             if isinstance(k, DynamicSlice):
                 if isinstance(k.start, VirtualRegister | NkiTensor):
-                    dynamic = self._dynamic(dim, k.start, dynamic)
+                    dynamic = self._dynamic(dim, k.start, dynamic, k.size)
                 else:
                     start, _, _ = self._range(dim, slice(k.start, operator.index(k.start) + k.size))
                     offset += start * self.strides[dim]
@@ -197,14 +199,16 @@ class NkiTensor(ViewPrimitives, NKIObject):
         if dim == 0 and self.dynamic is not None and self.dynamic.vector:
             raise error("G4C-K023", "the dimension of a vector offset is sliced or selected")
 
-    def _dynamic(self, dim: int, source: Any, other: Dynamic | None) -> Dynamic:
-        """An index into `dim` that is known at run time; `other`: one that the view has already."""
+    def _dynamic(self, dim: int, source: Any, other: Dynamic | None, size: int = 1) -> Dynamic:
+        """An index of `size` elements of `dim` that is known at run time; `other`: one that the view has already."""
         if other is not None:
             raise error("G4C-K023", "a view has at most one index known at run time")
         if dim == 0 and self.on_chip:
             raise error("G4C-K023", "the partition dimension is indexed at run time", "select along a free dimension")
         check_scalar_offset(source)
-        return Dynamic(source, self.strides[dim] * self.itemsize, vector=False)
+        if not 1 <= size <= self.shape[dim]:
+            raise error("G4C-K015", f"{size} elements of dimension {dim} of size {self.shape[dim]} ({self!r})")
+        return Dynamic(source, self.strides[dim] * self.itemsize, vector=False, limit=self.shape[dim] - size + 1)
 
     # Access patterns
 

@@ -38,7 +38,8 @@ def _modes(step: Step, priority: int | None, oob_mode: Any, dge_mode: Any, engin
             step.refuse("G4C-K002", f"priority={priority}", "0 (highest) to 3")
     if dge_mode is DgeMode.hwdge:
         step.requires_generation(3, "dge_mode=hwdge")
-    if engine is not Engine.unknown and engine not in (Engine.sync, SCALAR, Engine.gpsimd, DMA):
+    triggers = (Engine.unknown, Engine.sync, SCALAR, *(() if dge_mode is DgeMode.hwdge else (Engine.gpsimd, DMA)))
+    if engine not in triggers:
         step.refuse("G4C-K018", f"engine {engine.name}", "the engines that trigger descriptors are sync and scalar")
     return oob_mode is OobMode.skip, dge_mode
 
@@ -67,6 +68,7 @@ def dma_copy(
             "equal numbers of elements",
         )
     indirect = _vector(dst) or _vector(src)
+    _check_cast(step, dst, src)
     if dge_mode is DgeMode.hwdge and dst.dtype != src.dtype:
         step.refuse("G4C-K010", f"dst is {dst.dtype}, src is {src.dtype}", "hwdge moves bytes: equal types, use .view")
     if dge_mode in (DgeMode.hwdge, DgeMode.none) and indirect:
@@ -80,8 +82,21 @@ def dma_copy(
     target = access.resolve(step.program, dst, skip)
     if source is not None and target is not None:
         values, defined = step.take(source)
-        _put(step, target, dtypes.convert(values, src.dtype, dst.dtype), defined, load=not source.on_chip)
+        _put(step, target, _cast(step, dst, src, values, defined), defined, load=not source.on_chip)
     return step.done(dge_mode=dge_mode)
+
+
+def _check_cast(step: Step, dst: NkiTensor, src: NkiTensor) -> None:
+    """Packed types are moved, not cast."""
+    if dst.dtype != src.dtype and {dst.dtype, src.dtype} & dtypes.PACKED:
+        step.refuse("G4C-K010", f"dst is {dst.dtype}, src is {src.dtype}", "packed types are moved, not cast: use .view")
+
+
+def _cast(step: Step, dst: NkiTensor, src: NkiTensor, values: np.ndarray, defined: np.ndarray | None) -> np.ndarray:
+    """`values` of `src` in the type of `dst`, through fp32."""
+    if dst.dtype != src.dtype and src.dtype in dtypes.WIDE_INTEGERS:
+        step.check_exact(src, values if defined is None else values[defined])
+    return dtypes.convert(values, src.dtype, dst.dtype)
 
 
 def _put(step: Step, dst: NkiTensor, values: np.ndarray, defined: np.ndarray | None = None, load: bool = False) -> None:
@@ -120,7 +135,7 @@ def _copy_rows(step: Step, dst: NkiTensor, src: NkiTensor, skip: bool) -> None:
         values, defined = step.take(source)
         values = values.reshape(rows, -1)[keep]
         defined = None if defined is None else defined.reshape(rows, -1)[keep]
-    values = dtypes.convert(values, src.dtype, dst.dtype)
+    values = _cast(step, dst, src, values, defined)
     if _vector(dst):
         step.writes.append(dst)
         shape = (int(keep.sum()), *dst.shape[1:])
@@ -141,6 +156,8 @@ def dma_transpose(dst, src, axes=None, priority=None, dge_mode=DgeMode.unknown, 
     step = Step("dma_transpose", name, DMA, dst=dst, src=src, dge_mode=dge_mode)
     _check(step, "dst", "src")
     skip, dge_mode = _modes(step, priority, oob_mode, dge_mode, Engine.unknown)
+    if skip and src.dynamic is None:
+        step.refuse("G4C-K002", "oob_mode=skip with static addresses", "only run-time addresses can be out of bounds")
     order = _TRANSPOSES.get(src.ndim)
     if order is None:
         raise error("G4C-K007", f"nisa.dma_transpose: src has rank {src.ndim}", "2, 3 or 4 dimensions")
@@ -234,6 +251,8 @@ def dma_compute(dst, srcs, reduce_op, scales=None, unique_indices=True, oob_mode
                 "G4C-K017",
                 f"nisa.dma_compute: {parameter} is {list(step.tensor(parameter).shape)}, dst is {list(dst.shape)}",
             )
+    if skip and dst.dynamic is None and all(src.dynamic is None for src in srcs):
+        step.refuse("G4C-K002", "oob_mode=skip with static addresses", "only run-time addresses can be out of bounds")
     if not _vector(dst) and not any(_vector(src) for src in srcs):
         if any(tensor.dynamic for tensor in (dst, *srcs)):
             step.refuse("G4C-K002", "a scalar run-time address", "addresses are static or a vector of indices")
@@ -254,6 +273,8 @@ def _accumulate_rows(step: Step, dst: NkiTensor, srcs: list[NkiTensor], skip: bo
     """dst[i] += src, or dst += src[i]; every element must be defined."""
     program = step.program
     selected = dst if _vector(dst) else next(src for src in srcs if _vector(src))
+    if sum(src.storage is dst.storage for src in srcs) != 1 or sum(_vector(src) for src in srcs) != 1:
+        step.refuse("G4C-K002", f"dst is {dst!r}, srcs are {srcs}", "dst[i] += tile or tile += src[i]: dst is a source")
     indices, valid = access.select_rows(program, selected, skip)
     kept = indices[valid]
     if len(np.unique(kept)) != len(kept):

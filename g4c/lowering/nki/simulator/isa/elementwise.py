@@ -15,10 +15,16 @@ from g4c.lowering.nki.simulator.operators import Operator
 from g4c.lowering.nki.simulator.tensor import NkiTensor
 
 
-def check_operator(step: Step, operator: Operator, parameter: str) -> None:
-    """Refuse operators that the generation lacks."""
+def check_operator(step: Step, operator: Operator, parameter: str, binary: bool = False) -> None:
+    """Refuse operators that the generation or the Vector Engine lacks; `binary`: unary ones, too."""
     if operator.since > step.program.generation.number:
         step.requires_generation(operator.since, f"{parameter}=nl.{operator.name}")
+    if operator.name == "bypass":
+        step.refuse("G4C-K021", f"{parameter}=nl.bypass", "only nisa.activate2 has it; one stage is an op0 without op1")
+    if operator.name == "rsqrt" and step.name != "tensor_scalar":
+        step.refuse("G4C-K021", f"{parameter}=nl.rsqrt", "only nisa.tensor_scalar has it, on the GpSimd Engine")
+    if binary and operator.unary:
+        step.refuse("G4C-K021", f"{parameter}=nl.{operator.name}", "a binary operator")
 
 
 def check_bitvec(step: Step, *parameters: str) -> None:
@@ -38,9 +44,7 @@ def tensor_tensor(dst, data1, data2, op, engine=Engine.unknown, name=None):
     """dst = data1 op data2: fp32 arithmetic, native integers on GpSimd, raw bits for bitvec operators."""
     step = Step("tensor_tensor", name, VECTOR, dst=dst, data1=data1, data2=data2, op=op)
     operator = operators.find(op, "op", "tensor_tensor")
-    if operator.unary:
-        step.refuse("G4C-K021", f"op=nl.{operator.name}", "a binary operator")
-    check_operator(step, operator, "op")
+    check_operator(step, operator, "op", binary=True)
     tensors = [step.tensor(p) for p in ("dst", "data1", "data2")]
     wide = all(tensor.dtype in dtypes.WIDE_INTEGERS for tensor in tensors)
     in_psum = any(tensor.buffer is MemoryRegion.psum for tensor in tensors)
@@ -84,7 +88,7 @@ def scalar_operand(
     if not operator.bitvec:
         return step.column(parameter, data.shape[0], types)
     if isinstance(operand, NkiTensor):
-        step.tiles(parameter)
+        step.check_column(parameter, data.shape[0])
         check_bitvec(step, parameter)
         return step.read(operand)
     if isinstance(operand, float) and operand != int(operand):
@@ -174,7 +178,7 @@ def scalar_tensor_tensor(dst, data, op0, operand0, op1, operand1, reverse0=False
     first = operators.find(op0, "op0", "scalar_tensor_tensor")
     second = operators.find(op1, "op1", "scalar_tensor_tensor")
     for operator, parameter in ((first, "op0"), (second, "op1")):
-        check_operator(step, operator, parameter)
+        check_operator(step, operator, parameter, binary=parameter == "op1")
         if operator.bitvec:
             step.refuse("G4C-K021", f"{parameter}=nl.{operator.name}", "arithmetic operators")
     step.tiles("dst", "data", "operand1")
@@ -202,8 +206,9 @@ def tensor_tensor_scan(dst, data0, data1, initial, op0, op1, reverse0=False, rev
     first = operators.find(op0, "op0", "tensor_tensor_scan")
     second = operators.find(op1, "op1", "tensor_tensor_scan")
     for operator, parameter in ((first, "op0"), (second, "op1")):
-        if operator.bitvec or operator.unary:
-            step.refuse("G4C-K021", f"{parameter}=nl.{operator.name}", "a binary arithmetic operator")
+        check_operator(step, operator, parameter, binary=True)
+        if operator.bitvec:
+            step.refuse("G4C-K021", f"{parameter}=nl.{operator.name}", "arithmetic operators")
     step.tiles("dst", "data0", "data1")
     step.same_layout("dst", "data0", "data1")
     step.not_both_in_psum("data0", "data1")

@@ -26,7 +26,10 @@ def tensor_reduce(dst, op, data, axis, negate=False, keepdims=False, name=None):
     step = Step("tensor_reduce", name, VECTOR, dst=dst, data=data, op=op)
     operator = operators.find(op, "op", "tensor_reduce", _REDUCTIONS)
     step.tiles("dst", "data")
-    axes = sorted(a % data.ndim for a in (axis if isinstance(axis, tuple | list) else (axis,)))
+    given = axis if isinstance(axis, tuple | list) else (axis,)
+    if not given or any(not isinstance(a, int | np.integer) or not -data.ndim <= a < data.ndim for a in given):
+        raise error("G4C-K002", f"nisa.tensor_reduce: axis={axis} of rank {data.ndim}", "dimensions that data has")
+    axes = sorted(a % data.ndim for a in given)
     if axes[0] == 0:
         step.refuse("G4C-K002", f"axis={axis}", "the partition axis cannot be reduced: transpose, or use a matmul")
     if axes != list(range(data.ndim - len(axes), data.ndim)):

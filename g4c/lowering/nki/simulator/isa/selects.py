@@ -14,6 +14,7 @@ from g4c.lowering.nki.simulator.enums import ReduceCommand
 from g4c.lowering.nki.simulator.instruction import GPSIMD, VECTOR, Step
 from g4c.lowering.nki.simulator.operators import COMPARISONS
 from g4c.lowering.nki.simulator.registers import VirtualRegister
+from g4c.lowering.nki.simulator.tensor import NkiTensor
 from g4c.lowering.nki.simulator.tokens import TOKENS
 
 _EQUAL, _MAXIMUM = TOKENS["equal"], TOKENS["maximum"]
@@ -61,6 +62,8 @@ def affine_select(dst, pattern, channel_multiplier, on_true_tile, on_false_value
     step.same_layout("dst", "on_true_tile")
     grid = _affine(step, dst.shape[0], dst.size // dst.shape[0], pattern, offset, channel_multiplier)
     chosen = operators.apply(operator, grid, 0) != 0
+    if isinstance(on_false_value, NkiTensor):
+        step.refuse("G4C-K002", f"on_false_value is {on_false_value!r}", "a compile-time number")
     false = step.column("on_false_value", dst.shape[0])
     true, known = step.take32(on_true_tile)
     step.write(dst, np.where(chosen, true, false), defined=None if known is None else known | ~chosen)

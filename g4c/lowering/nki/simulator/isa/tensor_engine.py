@@ -37,9 +37,9 @@ def nc_matmul(
     step = Step("nc_matmul", name, TENSOR, dst=dst, **operands)
     _check_places(step)
     double = _is_double_row(step, perf_mode)
+    _check_types(step, is_transpose)
     if is_transpose:
-        return _pass_through(step, dst, stationary, moving)
-    _check_types(step)
+        return _pass_through(step, dst, stationary, moving, accumulate)
     (left, left_defined), (right, right_defined) = step.take(stationary), step.take(moving)
     rows = stationary.shape[0]
     if double:
@@ -103,7 +103,7 @@ def _is_double_row(step: Step, perf_mode: Any) -> bool:
     return True
 
 
-def _check_types(step: Step) -> None:
+def _check_types(step: Step, is_transpose: bool) -> None:
     stationary, moving, dst = (step.tensor(p) for p in ("stationary", "moving", "dst"))
     allowed = _INPUTS | ({"float8_e4m3fn"} if step.program.generation.number >= 4 else frozenset())
     step.check_dtype("stationary", allowed)
@@ -118,7 +118,7 @@ def _check_types(step: Step) -> None:
     if kinds == {"float8_e4m3", "float8_e4m3fn"}:
         step.refuse("G4C-K010", "float8_e4m3 with float8_e4m3fn", "the legacy and the OCP format do not mix")
     results = ("float32",) if step.program.generation.number < 4 else ("float32", "bfloat16")
-    if dst.dtype not in results:
+    if dst.dtype not in results and not is_transpose:
         step.refuse(
             "G4C-K010", f"dst is {dst.dtype}", f"dst is {' or '.join(results)} on {step.program.generation.name}"
         )
@@ -216,9 +216,11 @@ def _refuse_foreign(step: Step, dst: NkiTensor) -> None:
     )
 
 
-def _pass_through(step: Step, dst: NkiTensor, stationary: NkiTensor, moving: NkiTensor):
+def _pass_through(step: Step, dst: NkiTensor, stationary: NkiTensor, moving: NkiTensor, accumulate: bool | None):
     """is_transpose: stationary.T, bit-exact from v3 on, where moving is the identity."""
     generation = step.program.generation.number
+    if accumulate:
+        step.refuse("G4C-K012", "is_transpose with accumulate=True", "a transpose overwrites: accumulate=False")
     values, defined = step.take(stationary)
     identity = dtypes.to_fp32(step.read(moving))
     rows, columns = values.shape

@@ -107,6 +107,10 @@ def shared_identity_matrix(n, dtype="uint8", dst=None):
     kind = dtypes.canonical(dtype if dst is None else dst.dtype)
     values = np.eye(n, dtype=np.float32)
     if dst is not None:
+        if dst.buffer is not MemoryRegion.sbuf:
+            raise error("G4C-K008", f"nl.shared_identity_matrix: dst is {dst!r}", "an identity is made in SBUF")
+        if dst.shape != (n, n):
+            raise error("G4C-K017", f"nl.shared_identity_matrix: dst is {list(dst.shape)}", f"dst is [{n}, {n}]")
         access.write(program, dst, dtypes.cast(values, kind))
         return dst
     tile = program.identities.get((n, kind))
