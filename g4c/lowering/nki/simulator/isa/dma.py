@@ -89,7 +89,7 @@ def dma_copy(
 def _check_cast(step: Step, dst: NkiTensor, src: NkiTensor) -> None:
     """Packed types are moved, not cast."""
     if dst.dtype != src.dtype and {dst.dtype, src.dtype} & dtypes.PACKED:
-        step.refuse("G4C-K010", f"dst is {dst.dtype}, src is {src.dtype}", "packed types are moved, not cast: use .view")
+        step.refuse("G4C-K010", f"dst is {dst.dtype}, src is {src.dtype}", "packed types are moved, not cast")
 
 
 def _cast(step: Step, dst: NkiTensor, src: NkiTensor, values: np.ndarray, defined: np.ndarray | None) -> np.ndarray:
