@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from attention_reference import relative_error
 from decode_case import Case, make, run
 
 from g4c.ir.types import DType
-from g4c.lowering.nki.attention.decode import DecodeProblem, DecodeSchedule, Segment
+from g4c.lowering.nki.attention.decode import DecodeProblem, DecodeSchedule, Segment, schedules
 
 F32 = 2e-6  # some thousand products of f32, added up in f32 in any order: 8 ulp
 PEER = 1.01  # of the peer's error: sums in another order round a few results of bf16 the other way
@@ -175,6 +177,46 @@ def test_two_cores(parts: int, sequences: int, dtype: DType) -> None:
     """Each has half of the keys, the first one the chunk; one writes the keys' cache, one that of the values."""
     case = make(problem("4:2", 256, 513, 3, 2, window=512, dtype=dtype), [(3000, 3), (511, 2)])
     check(case, schedule=DecodeSchedule(1, 5, sequences, parts, 2, cores=2))
+
+
+SHARED = [
+    # heads, head dim, slots, rows, window, and per sequence where it starts and how many rows are valid
+    ("4:1", 512, 300, 1, 0, [(200, 1), (0, 1)]),
+    ("4:2", 256, 512, 3, 512, [(3000, 3), (511, 2), (0, 0), (7, 3)]),
+    ("8:2", 256, 513, 2, 512, [(513 * 40 - 1, 2)]),
+    ("16:8", 256, 300, 5, 0, [(290, 5)]),
+    ("32:4", 512, 256, 8, 0, [(100, 6)]),
+    ("4:2", 64, 130, 2, 64, [(1000, 2), (5, 1), (0, 0)]),
+]
+
+
+@pytest.mark.parametrize(("heads", "head_dim", "slots", "rows", "window", "starts"), SHARED)
+@pytest.mark.parametrize("dtype", [DType.F32, DType.BF16])
+def test_two_cores_share_sequences_or_heads(
+    heads: str, head_dim: int, slots: int, rows: int, window: int, starts: list[tuple[int, int]], dtype: DType
+) -> None:
+    """The first two have an even batch; sequences alone have the same bits. Both parts of the caches are written."""
+    shape = problem(heads, head_dim, slots, rows, len(starts), window=window, dtype=dtype)
+    case, found = make(shape, starts), schedules(shape, 3, 2)
+    share = "heads" if len(starts) % 2 else "sequences"
+    assert {(one.cores, one.share) for one in found} == {(2, share)}
+    check(case, schedule=found[0])
+    if share == "sequences":
+        alone = run(case, 3, replace(found[0], cores=1, sequences=1))
+        for one, two in zip(alone, run(case, 3, replace(found[0], sequences=1)), strict=True):
+            np.testing.assert_array_equal(two, one)
+
+
+@pytest.mark.parametrize("segments", [(Segment("past", 384), Segment("mixed", 257)), (Segment("mixed", 300),)])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_two_cores_share_what_a_pruned_layer_reads(segments: tuple[Segment, ...], batch: int) -> None:
+    shape = DecodeProblem(batch, 1, 8, 2, 256, segments, 200, dtype=DType.F32)
+    check(make(shape, [(300, 1), (90, 1)][:batch]), schedule=schedules(shape, 3, 2)[0])
+
+
+def test_an_odd_batch_of_one_kv_head_is_not_shared() -> None:
+    shape = problem("8:1", 512, 640, batch=3)
+    assert schedules(shape, 3, 2) == schedules(shape, 3)
 
 
 def test_a_first_part_of_which_nothing_is_seen() -> None:

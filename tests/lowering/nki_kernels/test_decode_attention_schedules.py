@@ -166,6 +166,25 @@ def test_long_caches_stream_at_the_speed_of_memory(problem: DecodeProblem, aim: 
     assert stored / (made.machine.hbm_bandwidth * 1000) / made.us >= aim
 
 
+@pytest.mark.parametrize(
+    ("problem", "most"),
+    [
+        (sized("8:1", 512, 8192, 1, 2), 0.55),
+        (sized("32:4", 512, 8192), 0.6),
+        (sized("16:8", 256, 1024, window=1024), 0.7),
+        (sized("8:2", 512, 8192), 0.9),  # of each key 1 KiB, which DMA is slow at
+    ],
+    ids=lambda value: getattr(value, "name", str(value)),
+)
+def test_two_cores_take_less_than_one(problem: DecodeProblem, most: float) -> None:
+    """Half of the sequences or heads each; modelled."""
+    one, two = (schedules(problem, 3, cores)[0] for cores in (1, 2))
+    assert sbuf_bytes(two.own(problem), two) <= ROOM[3]
+    made = emit(problem, two, 3)
+    assert made.cores == 2
+    assert profile(made).us <= most * profile(emit(problem, one, 3)).us
+
+
 def test_two_cores_stream_more_than_one() -> None:
     """Half of the keys each; modelled."""
     problem = sized("8:1", 512, 32768)
@@ -174,5 +193,5 @@ def test_two_cores_stream_more_than_one() -> None:
     assert sbuf_bytes(problem, two) <= ROOM[3]
     alone = profile(emit(problem, one, 3), target="trn2").us
     assert profile(emit(problem, two, 3), target="trn2", grid=2).us <= 0.6 * alone
-    with pytest.raises(ValueError, match="3 parts on 2 cores"):
+    with pytest.raises(ValueError, match="3 parts on 2 cores that share keys"):
         replace(one, parts=3, cores=2)

@@ -15,15 +15,12 @@ from g4c.lowering.nki.attention.decode_problem import DecodeProblem
 from g4c.lowering.nki.attention.decode_schedule import DecodeSchedule
 from g4c.lowering.nki.source_text import SourceText
 
-_OWN_PARTS = {
-    1: "first_part, last_part = 0, len(PARTS) - 1",
-    2: """
-        # Each core has half of the keys; both merge what they have at the end.
-        assert nl.num_programs() == 2
-        core = nl.program_id(0)
-        first_part, last_part = core * (len(PARTS) // 2), (core + 1) * (len(PARTS) // 2) - 1
-    """,
-}
+_ALL_PARTS = "first_part, last_part = 0, len(PARTS) - 1"
+_OWN_PARTS = """
+    # Each core has half of the keys; both merge what they have at the end.
+    core = nl.program_id(0)
+    first_part, last_part = core * (len(PARTS) // 2), (core + 1) * (len(PARTS) // 2) - 1
+"""
 NL = {DType.BF16: "nl.bfloat16", DType.F32: "nl.float32"}
 
 
@@ -38,7 +35,7 @@ def _start(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedule) -
     """The list of loads; what is loaded first, each as it is needed."""
     p, stored, dtype = problem, [name for name in problem.labels if name != "chunk"], NL[problem.dtype]
     if schedule.parts > 1:
-        text.add(_OWN_PARTS[schedule.cores])
+        text.add(_OWN_PARTS if schedule.shares("keys") else _ALL_PARTS)
     text.add()
     text.add("""
         # Blocks of a sequence's keys: (segment, first key, keys between partitions, partitions, columns, first column).
@@ -57,6 +54,11 @@ def _start(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedule) -
         if segment.tail:
             text.add(f"blocks.append(({number}, 128 * {segment.columns}, 1, {segment.tail}, 1, {column}))")
             column += 1
+    element, pitch = "(sequence * lengths[segment] + key) * SLOT", "pitch * SLOT"
+    if schedule.shares("sequences"):
+        element = "((nl.program_id(0) * BATCH + sequence) * lengths[segment] + key) * SLOT"
+    elif schedule.shares("heads"):
+        element, pitch = "((sequence * lengths[segment] + key) * 2 + nl.program_id(0)) * SLOT", "pitch * 2 * SLOT"
     keys, values = (tuple_of(f"{name}_{what}" for name in stored) for what in ("keys", "values"))
     lengths = tuple_of(str(segment.keys) for segment in p.stored)
     text.add()
@@ -70,8 +72,8 @@ def _start(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedule) -
                     for sequence in range(first, first + SEQUENCES):
                         for n in range(PARTS[part][0], PARTS[part][1]):
                             segment, key, pitch, partitions, columns, _ = blocks[n]
-                            element = (sequence * lengths[segment] + key) * SLOT
-                            transfers.append((tensors[segment], element, pitch * SLOT, partitions, columns * SLOT))
+                            element = {element}
+                            transfers.append((tensors[segment], element, {pitch}, partitions, columns * SLOT))
         pool = []
         for _ in range(TILES):
             pool.append(nl.ndarray((128, COLUMNS * SLOT), dtype={dtype}, buffer=nl.sbuf))
@@ -166,8 +168,8 @@ def _passes(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedule) 
 
 
 def _write(text: SourceText, schedule: DecodeSchedule, core: int, cache: str, rows: str) -> None:
-    """The update of one cache; of two cores `core` does it, when both have read."""
-    if schedule.cores == 1:
+    """The update of one cache; of two cores that share the keys `core` does it, when both have read."""
+    if not schedule.shares("keys"):
         text.add(f"write_rows({cache}, index, {rows})")
         return
     text.add(f"nisa.core_barrier(data={cache}, cores=(0, 1))")
@@ -258,7 +260,7 @@ def _value_steps(text: SourceText, problem: DecodeProblem, schedule: DecodeSched
             merge(running_result, decay.ap([[QUERIES, WIDTH], [0, CHUNKS], [1, QUERIES]]), filled)
     """)
     with text.block("if part == last_part:"):
-        if schedule.cores == 1:
+        if not schedule.shares("keys"):
             text.add("store(running_result, invert(running_sum, valid, first), first, y)")
             return
         text.add("join(running_peak, running_sum, running_result, 1 - core)")

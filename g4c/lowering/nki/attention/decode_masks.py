@@ -7,13 +7,18 @@ held <= position is known, and of the chunk what its row numbers say.
 
 from __future__ import annotations
 
+from string import Template
+
 from g4c.lowering.nki.attention import decode_text as templates
 from g4c.lowering.nki.attention.decode_problem import DecodeProblem
 from g4c.lowering.nki.source_text import SourceText
 
 
-def write_masks(problem: DecodeProblem) -> str:
-    """The function that loads positions and says which stored keys a row does not see."""
+def write_masks(problem: DecodeProblem, halves: bool) -> str:
+    """The functions that load positions and say which stored keys a row does not see.
+
+    `halves`: two cores share the sequences, of which these are one's.
+    """
     p, text, column = problem, SourceText(), 0
     stored = {name: segment for name, segment in p.labels.items() if name != "chunk"}
     held = ", ".join(f"{name}_held" for name in stored)
@@ -23,21 +28,24 @@ def write_masks(problem: DecodeProblem) -> str:
             """positions [1, row] and those held by stored keys [128, sequence, column], -1 where there is no key."""
             rows = BATCH * ROWS
             wanted = nl.ndarray((1, rows), dtype=nl.int32, buffer=nl.sbuf)
-            nisa.dma_copy(dst=wanted, src=positions.ap([[rows, 1], [1, rows]]))
+            nisa.dma_copy(dst=wanted, src=positions.ap([[rows, 1], [1, rows]]$positions_at))
             held = nl.ndarray((128, BATCH, MASK_COLUMNS), dtype=nl.int32, buffer=nl.sbuf)
         ''')
         for name, segment in stored.items():
             count, first = segment.columns, column
+            start = f"nl.program_id(0) * BATCH * {segment.keys}" if halves else ""
             if count:
                 text.add(f"""
-                    keys = {name}_held.ap([[{count}, 128], [{segment.keys}, BATCH], [1, {count}]])
+                    pattern = [[{count}, 128], [{segment.keys}, BATCH], [1, {count}]]
+                    keys = {name}_held.ap(pattern{start and f", offset={start}"})
                     nisa.dma_copy(dst=held[:, :, {column}:{column + count}], src=keys)
                 """)
                 column += count
             if segment.tail:
                 text.add(f"""
                     nisa.memset(dst=held[:, :, {column}], value=-1)
-                    keys = {name}_held.ap([[1, {segment.tail}], [{segment.keys}, BATCH], [1, 1]], offset={128 * count})
+                    tail = [[1, {segment.tail}], [{segment.keys}, BATCH], [1, 1]]
+                    keys = {name}_held.ap(tail, offset={start and f"{start} + "}{128 * count})
                     nisa.dma_copy(dst=held[:{segment.tail}, :, {column}], src=keys)
                 """)
                 column += 1
@@ -96,13 +104,16 @@ def _row_masks(text: SourceText, problem: DecodeProblem, mixed: list[tuple[int, 
             """)
 
 
-def locate(problem: DecodeProblem) -> str:
-    """Statements that make `index` of `position`."""
-    t, several = templates, problem.batch > 1
+def locate(problem: DecodeProblem, halves: bool) -> str:
+    """Statements that make `index` of `position`; `halves`: two cores share the sequences, of which these are one's."""
+    t, several = templates, problem.batch > 1 or halves
     offsets = t.SEQUENCE_OFFSETS if several else ""
     if problem.past & (problem.past - 1) == 0:
-        return t.LOCATE_POWER + offsets + (t.ADD_POWER if several else "")
-    return t.LOCATE + offsets + (t.ADD if several else "")
+        found = t.LOCATE_POWER + offsets + (t.ADD_POWER if several else "")
+    else:
+        found = t.LOCATE + offsets + (t.ADD if several else "")
+    first = ", offset=nl.program_id(0) * BATCH * ROWS" if halves else ""
+    return Template(found).substitute(first_row=first, all="2 * BATCH" if halves else "BATCH")
 
 
 def chunk_scores(problem: DecodeProblem) -> str:

@@ -1,6 +1,6 @@
 """How a decode attention kernel goes about it: loads, sequences at once, parts; and what of that fits a generation.
 
-In: a `DecodeProblem` and a NeuronCore generation. Out: the candidates, best guess first.
+In: a `DecodeProblem`, a NeuronCore generation, the cores of a logical core. Out: the candidates, best guess first.
 Invariant: the tiles of a kernel take at most `sbuf_bytes` and `psum_banks`, each in a place of its own; no candidate
 needs more than the generation has.
 """
@@ -18,6 +18,7 @@ from g4c.lowering.nki.simulator import generation as generations
 BANK = 2048  # bytes per partition of a PSUM bank
 _GENERATIONS = {2: generations.V2, 3: generations.V3, 4: generations.V4}
 _ROW_BYTES = (4096, 8192)  # contiguous per partition and load: DMA is slower below, latency is longer above
+SHARES = ("sequences", "heads", "keys")
 _MANY_SCORES = 9216  # per partition: their softmax takes longer than the next loads, so that parts may be better
 
 
@@ -41,8 +42,9 @@ class DecodeSchedule:
     """How: keys per partition and load, loads in SBUF at once, sequences at once, parts of the keys, copies.
 
     parts: softmax over all keys at once, or part after part with a running maximum (flash decoding).
-    key_tiles: banks of transposed keys. cores: 2 on a logical core of two, launched as kernel[2]: each does half of
-    the parts. No candidate of `schedules` does that: an artefact is launched on one core.
+    key_tiles: banks of transposed keys. cores: 2 on a logical core of two, launched as kernel[2]. share: what each of
+    these has half of: sequences, (KV) heads, or keys, that is parts, whose results they exchange. No candidate of
+    `schedules` shares keys: a graph may call a kernel that exchanges something only once.
     """
 
     columns: int
@@ -51,16 +53,29 @@ class DecodeSchedule:
     parts: int
     key_tiles: int = 3
     cores: int = 1
+    share: str = "keys"
 
     def __post_init__(self) -> None:
-        if self.cores not in (1, 2) or self.parts % self.cores:
-            raise ValueError(f"{self.parts} parts on {self.cores} cores")
+        if self.cores not in (1, 2) or self.share not in SHARES or (self.shares("keys") and self.parts % 2):
+            raise ValueError(f"{self.parts} parts on {self.cores} cores that share {self.share}")
+
+    def shares(self, what: str) -> bool:
+        """Whether two cores have half of `what` each."""
+        return self.cores == 2 and self.share == what
+
+    def own(self, problem: DecodeProblem) -> DecodeProblem:
+        """What one core computes of `problem`; where cores share keys, that is the same for a part of the keys."""
+        if self.shares("sequences"):
+            return replace(problem, batch=problem.batch // 2)
+        if self.shares("heads"):
+            return replace(problem, heads=problem.heads // 2, kv_heads=problem.kv_heads // 2)
+        return problem
 
     def __str__(self) -> str:
         text = f"{self.columns} keys per partition and load, {self.tiles} loads in SBUF, "
         text += f"{self.sequences} sequences at once"
         text += f", {self.parts} parts" if self.parts > 1 else ""
-        return text + (", half of them per core" if self.cores > 1 else "")
+        return text + (f", half of the {self.share} on each of two cores" if self.cores > 1 else "")
 
 
 def blocks(problem: DecodeProblem, columns: int) -> tuple[Block, ...]:
@@ -134,15 +149,20 @@ def sbuf_bytes(problem: DecodeProblem, schedule: DecodeSchedule) -> int:
     total += 2 * PARTITIONS * 4 + PARTITIONS * 4 + 6 * queries * 4  # identities, ones, statistics
     total += p.chunks * queries * size + ceil(queries / PARTITIONS) * p.head_dim * size
     if schedule.parts > 1:
-        total += schedule.cores * (p.chunks + 4) * queries * 4
+        total += (2 if schedule.shares("keys") else 1) * (p.chunks + 4) * queries * 4
     return total + 64
 
 
 def schedules(problem: DecodeProblem, generation: int, cores: int = 1) -> tuple[DecodeSchedule, ...]:
     """Candidates that fit the generation's SBUF and PSUM, best guess first.
 
-    Refusals: G4C-K040: none fits.
+    `cores` 2: two cores share the sequences or, where their number is odd, the KV heads, and exchange nothing. Where
+    both numbers are odd, they share nothing. Refusals: G4C-K040: none fits.
     """
+    share = "sequences" if problem.batch % 2 == 0 else "heads" if problem.kv_heads % 2 == 0 else ""
+    if cores == 2 and share:
+        half = DecodeSchedule(1, 2, 1, 1, cores=2, share=share).own(problem)
+        return tuple(replace(one, cores=2, share=share) for one in schedules(half, generation))
     room = _GENERATIONS[generation].sbuf_usable
     most = max(1, *(segment.columns for segment in problem.stored))
     wanted = [max(1, size // (problem.slot * problem.itemsize)) for size in _ROW_BYTES]

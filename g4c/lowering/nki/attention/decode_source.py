@@ -83,12 +83,12 @@ def measure(
 
 
 def _docstring(problem: DecodeProblem, schedule: DecodeSchedule, budget: Budget, generation: int) -> str:
-    p, loads = problem, blocks(problem, schedule.columns)
+    p, loads = schedule.own(problem), blocks(problem, schedule.columns)
     keys = " and ".join(f"{segment.keys} ({segment.kind})" for segment in p.segments)
     window = f", window {p.window}" if p.window else ""
     update = "; the chunk's rows are written into the past" if p.update else ""
     paragraphs = (
-        f"Shape: batch {p.batch}, keys {keys}{window}, {p.dtype.mlir}{update}.",
+        f"Shape: batch {problem.batch}, keys {keys}{window}, {p.dtype.mlir}{update}.",
         f"Schedule: {schedule}. A sequence's keys come in {len(loads)} loads of up to "
         f"{schedule.columns * p.slot * p.itemsize} contiguous bytes per partition, its values in as many. The tensor "
         "engine transposes the keys; scores are [keys, queries], and all of a part are there before its softmax, while "
@@ -98,14 +98,14 @@ def _docstring(problem: DecodeProblem, schedule: DecodeSchedule, budget: Budget,
         f"lives at once takes {budget.sbuf} and {budget.psum}.",
     )
     rows = f"{p.rows} {'row' if p.rows == 1 else 'rows'}"
-    title = f"{rows}, {p.heads} query heads, KV heads: {p.kv_heads}, head_dim {p.head_dim}."
+    title = f"{rows}, {problem.heads} query heads, KV heads: {problem.kv_heads}, head_dim {p.head_dim}."
     lines = [f'"""Decode attention: {title}', ""]
     lines += [fill(paragraph, 120, subsequent_indent="    ") for paragraph in paragraphs]
     return "\n".join([*lines, '"""', ""])
 
 
 def _code(problem: DecodeProblem, schedule: DecodeSchedule) -> str:
-    p, dtype = problem, NL[problem.dtype]
+    p, dtype = schedule.own(problem), NL[problem.dtype]
     text = SourceText()
     text.add("import nki\nimport nki.isa as nisa\nimport nki.language as nl")
     text.add()
@@ -113,33 +113,58 @@ def _code(problem: DecodeProblem, schedule: DecodeSchedule) -> str:
     text.add()
     text.add()
     text.add("@nki.jit")
-    with text.block(f"def {p.name}("):
+    with text.block(f"def {problem.name}("):
         text.add(", ".join(name for name, _ in operands(p)))
     with text.block("):"):
         text.add(f'"""y [batch, rows, heads, head_dim]{", and the updated cache" if p.update else ""}."""')
-        text.add(f"y = nl.ndarray((BATCH, ROWS, HEADS, HEAD_DIM), dtype={dtype}, buffer=nl.shared_hbm)")
+        if schedule.cores > 1:
+            text.add("assert nl.num_programs() == 2")
+        shape = tuple_of(("2 * " if schedule.shares(of) else "") + name for of, name in _Y)
+        text.add(f"y = nl.ndarray({shape}, dtype={dtype}, buffer=nl.shared_hbm)")
         write_body(text, p, schedule)
-    functions = [templates.FETCH, templates.QUERIES, write_masks(p)]
+    heads = schedule.shares("heads")
+    functions = [templates.FETCH_HEADS if heads else templates.FETCH]
+    functions += [templates.ROWS_OF_HEADS + templates.QUERIES_OF_HEADS if heads else templates.QUERIES]
+    functions += [templates.TRANSPOSE_QUERIES, write_masks(p, schedule.shares("sequences"))]
     if p.chunk:
         functions.append(templates.NEW_ROWS + chunk_scores(p))
     functions += [templates.KEYS, templates.SOFTMAX, templates.VALUES]
+    functions.append(templates.STORE + (templates.STORE_HEADS if heads else templates.STORE_ROWS))
     functions += [templates.MERGE] if schedule.parts > 1 else []
-    functions += [templates.JOIN] if schedule.cores > 1 else []
+    functions += [templates.JOIN] if schedule.shares("keys") else []
     functions += [templates.UPDATE] if p.update else []
     words = {
         "dtype": dtype,
         "mask": "[0, ROWS * HEADS]" if p.row_masks == 1 else "[1, ROWS], [0, HEADS]",
         "ahead": ", ahead" if p.rows > 1 else "",
-        "locate": locate(p),
+        "locate": locate(p, schedule.shares("sequences")),
+        **_places(schedule),
     }
     return str(text) + "".join("\n" + Template(function).substitute(words) for function in functions)
+
+
+_Y = (("sequences", "BATCH"), ("", "ROWS"), ("heads", "HEADS"), ("", "HEAD_DIM"))  # and what cores may share
+
+
+def _places(schedule: DecodeSchedule) -> dict[str, str]:
+    """Words of the templates that say where in HBM a core has its own."""
+    words = {"batch": "BATCH", "slot": "SLOT", "rows_at": "", "at_rows": "", "at_slot": "", "positions_at": ""}
+    if schedule.shares("sequences"):
+        before = "nl.program_id(0) * BATCH"
+        words |= {"batch": "2 * BATCH", "rows_at": f"{before} * ROWS * HEADS * HEAD_DIM + "}
+        words |= {"at_rows": f", offset={before} * ROWS * SLOT", "positions_at": f", offset={before} * ROWS"}
+    if schedule.shares("heads"):
+        own = ", offset=nl.program_id(0) * SLOT"
+        words |= {"slot": "2 * SLOT", "at_rows": own, "at_slot": own}
+    return words
 
 
 def _constants(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedule) -> None:
     p, (rows, heads) = problem, result_rows(problem, schedule)
     ranges = tuple_of(f"({first}, {limit})" for first, limit in parts(p, schedule))
+    of_core = "  # of a core" if schedule.cores > 1 and not schedule.shares("keys") else ""
     text.add(f"""
-        BATCH, ROWS, HEADS, KV_HEADS, HEAD_DIM = {p.batch}, {p.rows}, {p.heads}, {p.kv_heads}, {p.head_dim}
+        BATCH, ROWS, HEADS, KV_HEADS, HEAD_DIM = {p.batch}, {p.rows}, {p.heads}, {p.kv_heads}, {p.head_dim}{of_core}
         GROUP = {p.group}  # query heads of a KV head
         SLOT = {p.slot}  # elements of one key of all KV heads
         WIDTH = {p.width}  # head dims of one contraction

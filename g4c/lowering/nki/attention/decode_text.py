@@ -17,6 +17,18 @@ def fetch(transfers, n, pool):
         )
 '''
 
+FETCH_HEADS = '''
+def fetch(transfers, n, pool):
+    """Issue load n, if there is one, into its tile: of every key what belongs to the core's heads."""
+    if n < len(transfers):
+        tensor, start, pitch, partitions, elements = transfers[n]
+        columns = elements // SLOT
+        nisa.dma_copy(
+            dst=pool[n % TILES].ap([[COLUMNS * SLOT, partitions], [SLOT, columns], [1, SLOT]]),
+            src=tensor.ap([[pitch, partitions], [2 * SLOT, columns], [1, SLOT]], offset=start),
+        )
+'''
+
 QUERIES = '''
 def load_queries(q):
     """Rows and heads of q on the partitions, up to 128 per tile."""
@@ -24,10 +36,38 @@ def load_queries(q):
     for first in range(0, BATCH * ROWS * HEADS, 128):
         count = min(128, BATCH * ROWS * HEADS - first)
         rows = nl.ndarray((count, HEAD_DIM), dtype=$dtype, buffer=nl.sbuf)
-        nisa.dma_copy(dst=rows, src=q.ap([[HEAD_DIM, count], [1, HEAD_DIM]], offset=first * HEAD_DIM))
+        place = ${rows_at}first * HEAD_DIM
+        nisa.dma_copy(dst=rows, src=q.ap([[HEAD_DIM, count], [1, HEAD_DIM]], offset=place))
         tiles.append(rows)
     return tiles
+'''
 
+ROWS_OF_HEADS = '''
+def rows_of_heads(first, count):
+    """Where `count` of the core's (row, head) pairs are among all: (pair, pairs, place) per row, pairs from 0 on."""
+    found = []
+    for row in range(first // HEADS, (first + count - 1) // HEADS + 1):
+        low, limit = max(first, row * HEADS), min(first + count, (row + 1) * HEADS)
+        found.append((low - first, limit - low, (row + nl.program_id(0)) * HEADS + low))
+    return found
+
+'''
+
+QUERIES_OF_HEADS = '''
+def load_queries(q):
+    """Rows and heads of q on the partitions, up to 128 per tile."""
+    tiles = []
+    for first in range(0, BATCH * ROWS * HEADS, 128):
+        count = min(128, BATCH * ROWS * HEADS - first)
+        rows = nl.ndarray((count, HEAD_DIM), dtype=$dtype, buffer=nl.sbuf)
+        for pair, pairs, place in rows_of_heads(first, count):
+            own = q.ap([[HEAD_DIM, pairs], [1, HEAD_DIM]], offset=place * HEAD_DIM)
+            nisa.dma_copy(dst=rows[pair : pair + pairs], src=own)
+        tiles.append(rows)
+    return tiles
+'''
+
+TRANSPOSE_QUERIES = '''
 
 def transpose_queries(tiles):
     """q as [head dims, contraction, row, head]."""
@@ -49,14 +89,16 @@ NEW_ROWS = '''
 def load_rows(rows):
     """The chunk's keys or values, [row, KV heads and dims]."""
     tile = nl.ndarray((BATCH * ROWS, SLOT), dtype=$dtype, buffer=nl.sbuf)
-    nisa.dma_copy(dst=tile, src=rows.ap([[SLOT, BATCH * ROWS], [1, SLOT]]))
+    own = rows.ap([[$slot, BATCH * ROWS], [1, SLOT]]$at_rows)
+    nisa.dma_copy(dst=tile, src=own)
     return tile
 
 
 def load_rows_by_sequence(rows):
     """The same as [row, sequence, KV heads and dims]: rows of every sequence start at partition 0."""
     tile = nl.ndarray((ROWS, BATCH, SLOT), dtype=$dtype, buffer=nl.sbuf)
-    nisa.dma_copy(dst=tile, src=rows.ap([[SLOT, ROWS], [ROWS * SLOT, BATCH], [1, SLOT]]))
+    own = rows.ap([[$slot, ROWS], [ROWS * $slot, BATCH], [1, SLOT]]$at_rows)
+    nisa.dma_copy(dst=tile, src=own)
     return tile
 
 
@@ -259,7 +301,9 @@ def invert(total, valid, first):
     rows = valid.ap([[BATCH * ROWS, 128], [1, SEQUENCES * ROWS], [0, HEADS]], offset=first * ROWS)
     nisa.tensor_tensor(dst=inverse, data1=inverse, data2=rows, op=nl.multiply)
     return inverse
+'''
 
+STORE = '''
 
 def store(result, inverse, first, y):
     """y of the sequences from `first` on: result * inverse, transposed back."""
@@ -277,9 +321,16 @@ def store(result, inverse, first, y):
             )
         rows = nl.ndarray((count, HEAD_DIM), dtype=$dtype, buffer=nl.sbuf)
         nisa.tensor_copy(dst=rows, src=bank)
-        place = (first * ROWS * HEADS + start) * HEAD_DIM
-        nisa.dma_copy(dst=y.ap([[HEAD_DIM, count], [1, HEAD_DIM]], offset=place), src=rows)
 '''
+
+STORE_ROWS = """        place = ${rows_at}(first * ROWS * HEADS + start) * HEAD_DIM
+        nisa.dma_copy(dst=y.ap([[HEAD_DIM, count], [1, HEAD_DIM]], offset=place), src=rows)
+"""
+
+STORE_HEADS = """        for pair, pairs, place in rows_of_heads(first * ROWS * HEADS + start, count):
+            own = y.ap([[HEAD_DIM, pairs], [1, HEAD_DIM]], offset=place * HEAD_DIM)
+            nisa.dma_copy(dst=own, src=rows[pair : pair + pairs])
+"""
 
 MERGE = '''
 def raise_peaks(peaks, running_peak):
@@ -322,7 +373,7 @@ UPDATE = '''
 def load_column(positions):
     """positions [row, 1]."""
     position = nl.ndarray((BATCH * ROWS, 1), dtype=nl.int32, buffer=nl.sbuf)
-    nisa.dma_copy(dst=position, src=positions.ap([[1, BATCH * ROWS], [1, 1]]))
+    nisa.dma_copy(dst=position, src=positions.ap([[1, BATCH * ROWS], [1, 1]]$positions_at))
     return position
 
 
@@ -336,7 +387,8 @@ $locate
 
 def write_rows(cache, index, rows):
     """Rows of the chunk into their slots; those out of bounds are skipped."""
-    slots = cache.reshape((BATCH * SLOTS, SLOT)).ap([[SLOT, BATCH * ROWS], [1, SLOT]], vector_offset=index)
+    whole = cache.reshape(($batch * SLOTS, $slot))
+    slots = whole.ap([[$slot, BATCH * ROWS], [1, SLOT]]$at_slot, vector_offset=index)
     nisa.dma_copy(dst=slots, src=rows, oob_mode=nisa.oob_mode.skip)
 '''
 
@@ -345,7 +397,7 @@ LOCATE_POWER = """    nisa.tensor_scalar(dst=index, data=position, op0=nl.bitwis
 
 SEQUENCE_OFFSETS = """
     sequence = nl.ndarray((rows, 1), dtype=nl.int32, buffer=nl.sbuf)
-    nisa.iota(dst=sequence, pattern=[[0, 1]], channel_multiplier=1)
+    nisa.iota(dst=sequence, pattern=[[0, 1]], channel_multiplier=1$first_row)
     # row // ROWS: what is subtracted makes it the nearest integer.
     half, share = (ROWS - 1) / 2, 1.0 / ROWS
     nisa.tensor_scalar(dst=sequence, data=sequence, op0=nl.subtract, operand0=half, op1=nl.multiply, operand1=share)
@@ -362,7 +414,7 @@ LOCATE = """    # position // SLOTS: what is subtracted makes it the nearest int
         dst=index, data=laps, op0=nl.multiply, operand0=-1.0 * SLOTS, op1=nl.add, operand1=position
     )
     padding = nl.ndarray((rows, 1), dtype=nl.int32, buffer=nl.sbuf)
-    past_the_end = 1.0 * BATCH * SLOTS
+    past_the_end = 1.0 * $all * SLOTS
     nisa.tensor_scalar(dst=padding, data=position, op0=nl.less, operand0=0.0, op1=nl.multiply, operand1=past_the_end)
     nisa.tensor_tensor(dst=index, data1=index, data2=padding, op=nl.add)"""
 
