@@ -10,6 +10,7 @@ from __future__ import annotations
 import linecache
 import os
 import sys
+import traceback
 import warnings
 from dataclasses import dataclass
 
@@ -77,6 +78,29 @@ def error(
     raised = kind(code, message, where=str(site), excerpt=site.excerpt(), help=rule)
     raised.site = site
     return raised
+
+
+def as_refusal(problem: Exception) -> SimulationError | None:
+    """The refusal behind a Python exception: of arguments that a function of NKI cannot take, of a tensor or register
+    in an expression. None where the exception is the kernel's own affair."""
+    site = called = None
+    for frame, line in traceback.walk_tb(problem.__traceback__):
+        code = frame.f_code
+        if code.co_filename.startswith(_PACKAGE):
+            called = called or code.co_name
+        else:
+            site, called = Site(code.co_filename, line, code.co_name), None
+    if site is None:
+        return None
+    if called is not None:
+        rule = "the arguments are of the types that the function documents"
+        return error("G4C-K002", f"{called}: {problem}", rule, site, ArgumentError)
+    kind = AbsentNameError if isinstance(problem, AttributeError) else ArgumentError
+    if "VirtualRegister" in str(problem):
+        return error("G4C-K025", str(problem), "a register's value is not known to Python", site, kind)
+    if "NkiTensor" in str(problem):
+        return error("G4C-K001", str(problem), "tensors are run-time data; use nisa instructions", site, kind)
+    return None
 
 
 def warn(code: str, message: str, site: Site | None = None) -> None:

@@ -18,10 +18,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from g4c.errors import G4cError
 from g4c.lowering.nki.simulator import access, dtypes
 from g4c.lowering.nki.simulator.addressing import array_of, marks_of
 from g4c.lowering.nki.simulator.blas import one_thread
-from g4c.lowering.nki.simulator.diagnostics import error
+from g4c.lowering.nki.simulator.diagnostics import as_refusal, error
 from g4c.lowering.nki.simulator.generation import Generation
 from g4c.lowering.nki.simulator.lifetimes import Peak, check_capacity
 from g4c.lowering.nki.simulator.memory import LEFTOVER, UNWRITTEN, WRITTEN, MemoryRegion, Storage
@@ -125,8 +126,16 @@ def run(
             state.recorder = options.recorder(state)
 
     def body(state: Program) -> Any:
-        with activate(state), np.errstate(all="ignore"):  # infinities and NaN are values, as on the device
-            return function(*bound.args, **bound.kwargs)
+        try:
+            with activate(state), np.errstate(all="ignore"):  # infinities and NaN are values, as on the device
+                return function(*bound.args, **bound.kwargs)
+        except G4cError:
+            raise
+        except (TypeError, ValueError, AttributeError, LookupError) as problem:
+            refusal = as_refusal(problem)
+            if refusal is None:
+                raise
+            raise refusal from problem
 
     with one_thread():
         if programs == 1:

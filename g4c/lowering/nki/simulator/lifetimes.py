@@ -28,7 +28,7 @@ class Peak:
 
 @dataclass(frozen=True)
 class _Span:
-    """Bytes per partition (SBUF, averaged over the partitions) or banks (PSUM) that are taken from `first` to `last`."""
+    """Bytes per partition (SBUF, the mean of all partitions) or banks (PSUM), taken from `first` to `last`."""
 
     first: int
     last: int

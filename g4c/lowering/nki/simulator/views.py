@@ -8,6 +8,7 @@ selects is never moved, split or merged.
 from __future__ import annotations
 
 import math
+import operator
 from typing import TYPE_CHECKING, Any
 
 from g4c.lowering.nki.simulator import dtypes
@@ -144,7 +145,7 @@ class ViewPrimitives:
 
     def reshape(self: NkiTensor, shape: tuple[int, ...]) -> NkiTensor:
         """The same elements in row-major order under another shape; on chip the partitions stay."""
-        shape = tuple(shape)
+        shape = tuple(operator.index(size) for size in shape)
         if shape.count(-1) == 1:
             at = shape.index(-1)
             shape = (*shape[:at], self.size // max(1, -math.prod(shape)), *shape[at + 1 :])

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from inspect import isfunction
 
-from g4c.lowering.nki.simulator.diagnostics import NkiValidationError
+from g4c.errors.suggest import nearest
+from g4c.lowering.nki.simulator.diagnostics import AbsentNameError, NkiValidationError, error
 from g4c.lowering.nki.simulator.dry import instruction
 from g4c.lowering.nki.simulator.enums import (
     DgeMode,
@@ -77,6 +78,18 @@ def get_nc_version():
 def get_nc_sub_version():
     """The silicon revision; always the first."""
     return 0
+
+
+def __getattr__(name):
+    if name.startswith("_"):
+        raise AttributeError(f"nki.isa has no {name}")
+    close = nearest(name, __all__)
+    raise error(
+        "G4C-K020",
+        f"nki.isa has no {name}",
+        f"did you mean nisa.{close}?" if close else None,
+        kind=AbsentNameError,
+    )
 
 
 __all__ = [

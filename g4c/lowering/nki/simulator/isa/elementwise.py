@@ -63,7 +63,11 @@ def tensor_tensor(dst, data1, data2, op, engine=Engine.unknown, name=None):
         step.store(dst, operators.apply(operator, a, _bits(b, a)).astype(dtypes.NUMPY[dst.dtype]))
     elif wide and step.engine is GPSIMD:
         a, b = step.read(data1).astype(np.int64), step.read(data2).astype(np.int64)
-        result = operators.apply(operator, a, b) if operator.name != "power" else a**b
+        if operator.name == "power":
+            result = np.rint(np.power(a.astype(np.float64), b.astype(np.float64)))
+            result = np.where(np.isfinite(result), result, 0)
+        else:
+            result = operators.apply(operator, a, b)
         step.store(dst, result.astype(np.int64).astype(dtypes.NUMPY[dst.dtype]))
     else:
         a, b = step.read32(data1), step.read32(data2)
@@ -91,8 +95,8 @@ def scalar_operand(
         step.check_column(parameter, data.shape[0])
         check_bitvec(step, parameter)
         return step.read(operand)
-    if isinstance(operand, float) and operand != int(operand):
-        step.refuse("G4C-K010", f"{parameter}={operand}", "an integer for a bitvec operator")
+    if not isinstance(operand, int | float | np.integer | np.floating) or operand != int(operand):
+        step.refuse("G4C-K010", f"{parameter}={operand!r}", "an integer for a bitvec operator")
     return np.asarray(int(operand), np.int64)
 
 
@@ -142,12 +146,21 @@ def tensor_scalar(
         operands.append((second, scalar_operand(step, second, "operand1", data), reverse1))
     values = _chain(step, inputs, operands)
     if not first.bitvec and {dst.dtype, data.dtype} <= dtypes.WIDE_INTEGERS:
+        for parameter in ("operand0", "operand1"):
+            _check_number(step, parameter)
         step.check_rounding(values, lambda: _chain(step, inputs.astype(np.float64), operands))
     if first.bitvec:
         step.store(dst, values.astype(dtypes.NUMPY[dst.dtype]))
     else:
         step.write(dst, values)
     return step.done(ops=names)
+
+
+def _check_number(step: Step, parameter: str) -> None:
+    """Refuse an integer operand of integers that fp32 rounds."""
+    operand = step.operands[parameter]
+    if isinstance(operand, int) and int(np.float32(operand)) != operand:
+        step.refuse("G4C-K026", f"{parameter}={operand}", "the engine computes in fp32, which is exact up to 2^24")
 
 
 def _chain(step: Step, values: np.ndarray, operands: list[tuple[Operator, Any, bool]]) -> np.ndarray:
@@ -185,8 +198,12 @@ def scalar_tensor_tensor(dst, data, op0, operand0, op1, operand1, reverse0=False
     step.same_layout("dst", "data", "operand1")
     step.not_both_in_psum("data", "operand1")
     scalar = scalar_operand(step, first, "operand0", data, types=None)
-    values = apply_scalar(step, first, step.read32(data), scalar, reverse0)
-    values = apply_scalar(step, second, values, step.read32(operand1), reverse1)
+    inputs = step.read32(data)
+    operands = [(first, scalar, reverse0), (second, step.read32(operand1), reverse1)]
+    values = _chain(step, inputs, operands)
+    if {dst.dtype, data.dtype, operand1.dtype} <= dtypes.WIDE_INTEGERS:
+        _check_number(step, "operand0")
+        step.check_rounding(values, lambda: _chain(step, inputs.astype(np.float64), operands))
     step.write(dst, values)
     return step.done(ops=(first.name, second.name))
 

@@ -45,9 +45,12 @@ def tensor_reduce(dst, op, data, axis, negate=False, keepdims=False, name=None):
         values = operators.reduce(operator, values.reshape(data.shape[0], kept, -1))
         step.store(dst, values.astype(dtypes.NUMPY[dst.dtype]), defined=_reduced(defined, kept))
         return step.done(op=operator.name)
-    values, defined = step.take32(data)
-    values = operators.reduce(operator, values.reshape(data.shape[0], kept, -1))
-    step.write(dst, -values if negate else values, defined=_reduced(defined, kept))
+    inputs, defined = step.take32(data)
+    inputs, known = inputs.reshape(data.shape[0], kept, -1), _reduced(defined, kept)
+    values = operators.reduce(operator, inputs)[..., 0]
+    if {dst.dtype, data.dtype} <= dtypes.WIDE_INTEGERS and known is None:
+        step.check_rounding(values, lambda: operators.reduce(operator, inputs.astype(np.float64))[..., 0])
+    step.write(dst, -values if negate else values, defined=known)
     return step.done(op=operator.name)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from g4c.lowering.nki.simulator import access, dtypes
@@ -26,23 +28,30 @@ def _one_element(tensor: object, what: str) -> NkiTensor:
     return tensor
 
 
+def _value(source: object, what: str) -> Any:
+    """What a register or a number holds, which a register of 32 bits can hold."""
+    value = source.read() if isinstance(source, VirtualRegister) else source
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise error("G4C-K002", f"nisa.{what}: {source!r}", "an integer or a register")
+    if not -(2**31) <= value < 2**32:
+        raise error("G4C-K002", f"nisa.{what}: {source!r}", "registers have 32 bits")
+    return value
+
+
 def register_alloc(x=None):
     """A new register holding the integer `x`, the value of a register or of a 1x1 tile, or nothing."""
     if isinstance(x, NkiTensor):
         register = VirtualRegister()
         register_load(register, x)
         return register
-    return VirtualRegister(x.read() if isinstance(x, VirtualRegister) else x)
+    return VirtualRegister(None if x is None else _value(x, "register_alloc"))
 
 
 def register_move(dst, src):
     """dst = src, an integer or a register."""
     program = current()
     program.count_instruction("register_move")
-    value = src.read() if isinstance(src, VirtualRegister) else src
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise error("G4C-K002", f"nisa.register_move: src={src!r}", "an integer or a register")
-    _register(dst, "register_move").write(value)
+    _register(dst, "register_move").write(_value(src, "register_move"))
 
 
 def register_load(dst, src):
