@@ -11,16 +11,17 @@ import pytest
 from linear_oracle import BF16, F32, TARGETS
 
 from g4c.errors import G4cError
+from g4c.lowering.nki.artifact import KernelArtifact
 from g4c.lowering.nki.choose import compare
-from g4c.lowering.nki.linear import projection
+from g4c.lowering.nki.linear import one_row, projection
 from g4c.lowering.nki.linear.kernel_file import generation_of
-from g4c.lowering.nki.linear.projection import ProjectionProblem, ProjectionSchedule
+from g4c.lowering.nki.linear.projection import ProjectionProblem, ProjectionSchedule, RowSchedule
 from g4c.lowering.nki.simulator import source
 
 QKV = (2048, 256, 256)
 
 
-def check(problem: ProjectionProblem, schedule: ProjectionSchedule, generation: int = 3) -> None:
+def check(problem: ProjectionProblem, schedule: ProjectionSchedule | RowSchedule, generation: int = 3) -> None:
     """In f32 the error of a few roundings; in bf16 at most that of the ops, each of which rounds its result."""
     artifact = projection.emit(problem, schedule, generation)
     results = oracle.run(artifact, generation)
@@ -83,6 +84,31 @@ def test_a_norm_without_a_weight() -> None:
             check(problem, schedule)
 
 
+@pytest.mark.parametrize("generation", TARGETS)
+@pytest.mark.parametrize("dtype", [BF16, F32], ids=str)
+@pytest.mark.parametrize("widths", [(2048, 256, 256), (2560,), (384, 128)], ids=str)
+def test_one_row(generation: int, dtype, widths: tuple[int, ...]) -> None:
+    """The schedules for a row alone: one and several groups of columns, with a norm, without its weight, without it."""
+    for epsilon, gain in ((1e-6, True), (1e-6, False), (None, True)):
+        problem = ProjectionProblem((1, 1), 768, widths, dtype, epsilon, gain)
+        found = one_row.schedules(problem, generation)
+        assert found
+        for schedule in found:
+            check(problem, schedule, generation)
+
+
+def test_one_row_through_a_ring() -> None:
+    """Slabs take the places of those that are used up."""
+    problem = ProjectionProblem((1, 1), 1792, (1024, 128), F32, 1e-6)
+    for slots in (2, 3):
+        check(problem, RowSchedule(slots, 1024))
+
+
+def test_one_row_wants_whole_tiles() -> None:
+    for rows, depth, widths in (((2,), 512, (512,)), ((1,), 384, (512,)), ((1,), 512, (512, 70)), ((1,), 512, (5128,))):
+        assert one_row.schedules(ProjectionProblem(rows, depth, widths, BF16), 3) == ()
+
+
 def test_more_columns_than_banks() -> None:
     problem = ProjectionProblem((5,), 256, (3000, 3100), F32, 1e-6)
     for schedule in projection.schedules(problem, 3):
@@ -104,24 +130,28 @@ def test_a_norm_of_large_and_small_rows() -> None:
 
 def test_what_a_file_says() -> None:
     """It is Python, its name is in it, and its budget is what a run needs."""
-    problem = ProjectionProblem((3,), 1536, QKV, BF16, 1e-6)
-    for schedule in projection.schedules(problem, 3):
-        artifact = projection.emit(problem, schedule, 3)
-        tree = ast.parse(artifact.source)
-        assert tree.body[-1].name == artifact.name
-        assert max(map(len, artifact.source.splitlines())) <= 120
-        document = " ".join(ast.get_docstring(tree).split())
-        said = re.search(r"(\d+) instructions; SBUF (\d+) of (\d+) bytes per partition; PSUM (\d) of 8", document)
-        run = (
-            source.load(artifact.source, artifact.name)
-            .specialize("trn2")
-            .run(*(oracle.operand(*entry) for entry in artifact.inputs))
-        )
-        instructions, sbuf, usable, psum = map(int, said.groups())
-        assert instructions == run.instructions[0]
-        assert psum == run.peaks[0][1].amount
-        assert run.peaks[0][0].amount <= sbuf <= usable == generation_of(3).sbuf_usable
-        assert str(schedule.slots) in artifact.schedule
+    for rows in (1, 3):
+        problem = ProjectionProblem((rows,), 1536, QKV, BF16, 1e-6)
+        for schedule in projection.schedules(problem, 3):
+            check_file(projection.emit(problem, schedule, 3), schedule.slots)
+
+
+def check_file(artifact: KernelArtifact, slots: int) -> None:
+    tree = ast.parse(artifact.source)
+    assert tree.body[-1].name == artifact.name
+    assert max(map(len, artifact.source.splitlines())) <= 120
+    document = " ".join(ast.get_docstring(tree).split())
+    said = re.search(r"(\d+) instructions; SBUF (\d+) of (\d+) bytes per partition; PSUM (\d) of 8", document)
+    run = (
+        source.load(artifact.source, artifact.name)
+        .specialize("trn2")
+        .run(*(oracle.operand(*entry) for entry in artifact.inputs))
+    )
+    instructions, sbuf, usable, psum = map(int, said.groups())
+    assert instructions == run.instructions[0]
+    assert psum == run.peaks[0][1].amount
+    assert run.peaks[0][0].amount <= sbuf <= usable == generation_of(3).sbuf_usable
+    assert str(slots) in artifact.schedule
 
 
 def test_every_schedule_fits_in_the_order_of_the_program() -> None:
@@ -150,8 +180,10 @@ def test_a_problem_of_a_function() -> None:
     assert projection.from_function(oracle.projection_function(plain, (inputs[0], inputs[2]))).epsilon is None
 
 
-@pytest.mark.parametrize(("widths", "share"), [(QKV, 0.80), ((4096,), 0.85), ((4096, 512, 512), 0.85)], ids=str)
+@pytest.mark.parametrize(
+    ("widths", "share"), [(QKV, 0.85), ((2048,), 0.82), ((4096,), 0.90), ((4096, 512, 512), 0.91)], ids=str
+)
 def test_modelled_share_of_the_hbm_bound(widths: tuple[int, ...], share: float) -> None:
-    """Decode, E2B, v3. Of a short kernel more is latency: the first load, and the last store."""
+    """Decode, E2B, v3. The first load and the last store each wait 1.3 us; the bytes of 2048 columns take 17.4."""
     choice = compare(ProjectionProblem((1, 1), 1536, widths, BF16, 1e-6), projection, 3)
     assert choice.profile.hbm_utilization >= share

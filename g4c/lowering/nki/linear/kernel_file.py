@@ -18,7 +18,15 @@ import numpy as np
 
 from g4c.ir.types import DType, TensorType
 from g4c.lowering.nki.artifact import KernelArtifact
-from g4c.lowering.nki.linear.device import epilogues, normalization, streaming, tiles, transposition, vocabulary
+from g4c.lowering.nki.linear.device import (
+    epilogues,
+    normalization,
+    one_row,
+    streaming,
+    tiles,
+    transposition,
+    vocabulary,
+)
 from g4c.lowering.nki.simulator import source
 from g4c.lowering.nki.simulator.generation import TARGETS, Generation
 from g4c.lowering.nki.source_text import SourceText
@@ -55,6 +63,11 @@ class KernelText:
 def generation_of(number: int) -> Generation:
     """The generation 2, 3 or 4."""
     return TARGETS[_TARGET[number]]
+
+
+def rows_of(count: int) -> str:
+    """In words."""
+    return "one row" if count == 1 else f"{count} rows"
 
 
 def sbuf_budget(generation: int) -> int:
@@ -124,7 +137,7 @@ def _wrap(line: str) -> str:
 def _library() -> dict[str, tuple[str, frozenset[str]]]:
     """The text of every function of `device`, in order, and which of them it names."""
     found = {}
-    for module in (tiles, transposition, normalization, streaming, epilogues, vocabulary):
+    for module in (tiles, transposition, normalization, one_row, streaming, epilogues, vocabulary):
         for name, function in vars(module).items():
             if inspect.isfunction(function) and function.__module__ == module.__name__:
                 found[name] = inspect.getsource(function).strip()

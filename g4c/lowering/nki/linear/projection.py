@@ -6,14 +6,11 @@ Invariant: every weight is read from HBM once per block of rows; the normalized 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from g4c.errors import G4cError
-from g4c.ir.module import Function
-from g4c.ir.ops import RmsNormOp
-from g4c.ir.types import DType, TensorType
 from g4c.lowering.nki.artifact import KernelArtifact
+from g4c.lowering.nki.linear import one_row
 from g4c.lowering.nki.linear.kernel_file import (
     SUM_BANKS,
     KernelText,
@@ -22,45 +19,21 @@ from g4c.lowering.nki.linear.kernel_file import (
     row_blocks,
     sbuf_budget,
 )
+from g4c.lowering.nki.linear.one_row import RowSchedule
+from g4c.lowering.nki.linear.projection_problem import (
+    ProjectionProblem,
+    from_function,
+    kernel_name,
+    operands,
+    results,
+    summary,
+)
 from g4c.lowering.nki.source_text import SourceText
+
+__all__ = ["ProjectionProblem", "ProjectionSchedule", "RowSchedule", "emit", "from_function", "schedules"]
 
 _MOST_SLOTS = 32
 _FULL_SPEED = 2048  # columns: 4 KiB of bf16, contiguous in HBM
-
-
-@dataclass(frozen=True)
-class ProjectionProblem:
-    """outputs = columns of rms_norm(x) @ weight, or of x @ weight where `epsilon` is None.
-
-    `rows`: leading shape of x, whose last axis is `depth`; `widths`: columns of each output, in order. Operands:
-    x [*rows, depth], gain [depth] (of a norm with a weight), weight [depth, sum of widths], all of `dtype`.
-    """
-
-    rows: tuple[int, ...]
-    depth: int
-    widths: tuple[int, ...]
-    dtype: DType
-    epsilon: float | None = None
-    gain: bool = True
-
-    @property
-    def count(self) -> int:
-        """How many rows there are."""
-        return math.prod(self.rows)
-
-
-def from_function(function: Function) -> ProjectionProblem:
-    """What a kernel function computes whose params are x, gain (where there is a norm) and weight."""
-    x = function.param("x").type
-    norms = list(function.ops_of(RmsNormOp))
-    return ProjectionProblem(
-        rows=x.shape[:-1],
-        depth=x.shape[-1],
-        widths=tuple(result.value.shape[-1] for result in function.results),
-        dtype=x.dtype,
-        epsilon=norms[0].epsilon if norms else None,
-        gain=not norms or norms[0].w is not None,
-    )
 
 
 @dataclass(frozen=True)
@@ -76,9 +49,11 @@ class ProjectionSchedule:
     slots: int
 
 
-def schedules(problem: ProjectionProblem, generation: int, cores: int = 1) -> tuple[ProjectionSchedule, ...]:
+def schedules(
+    problem: ProjectionProblem, generation: int, cores: int = 1
+) -> tuple[ProjectionSchedule | RowSchedule, ...]:
     """Candidates, best guess first. G4C-K040: none fits."""
-    found = []
+    found: list[ProjectionSchedule | RowSchedule] = list(one_row.schedules(problem, generation))
     for rows, stationary in _forms(problem.count):
         columns = _columns(sum(problem.widths), rows, stationary)
         free = sbuf_budget(generation) - _resident_bytes(problem, rows, stationary, columns)
@@ -128,43 +103,21 @@ def _resident_bytes(problem: ProjectionProblem, rows: int, stationary: bool, col
     return loaded + features + normalized + result
 
 
-def emit(problem: ProjectionProblem, schedule: ProjectionSchedule, generation: int) -> KernelArtifact:
+def emit(problem: ProjectionProblem, schedule: ProjectionSchedule | RowSchedule, generation: int) -> KernelArtifact:
     """The kernel of `schedule`."""
-    width = sum(problem.widths)
-    normed = problem.epsilon is not None
-    vector = TensorType((problem.depth,), problem.dtype)
-    x = ("x", TensorType((*problem.rows, problem.depth), problem.dtype))
-    weight = ("weight", TensorType((problem.depth, width), problem.dtype))
-    inputs = (x, ("gain", vector), weight) if normed and problem.gain else (x, weight)
-    names = ["y"] if len(problem.widths) == 1 else [f"y{n}" for n in range(len(problem.widths))]
-    shapes = [(*problem.rows, n) for n in problem.widths]
+    if isinstance(schedule, RowSchedule):
+        return make_artifact(one_row.kernel(problem, schedule), generation)
     kernel = KernelText(
         name=kernel_name(problem),
-        summary=_summary(problem),
+        summary=summary(problem),
         schedule=_schedule_lines(problem, schedule),
-        inputs=inputs,
-        outputs=tuple((n, TensorType(shape, problem.dtype)) for n, shape in zip(names, shapes, strict=True)),
+        inputs=operands(problem),
+        outputs=results(problem),
         resident=_resident_bytes(problem, schedule.rows, schedule.stationary, schedule.columns)
         + schedule.slots * _slot_bytes(problem, schedule.columns),
-        body=_body(problem, schedule, names),
+        body=_body(problem, schedule, [name for name, _ in results(problem)]),
     )
     return make_artifact(kernel, generation)
-
-
-def kernel_name(problem: ProjectionProblem) -> str:
-    """What the kernel is called."""
-    norm = "projection" if problem.epsilon is None else f"projection_normed{'' if problem.gain else '_plainly'}"
-    widths = "_".join(str(width) for width in problem.widths)
-    return f"{norm}_r{problem.count}_k{problem.depth}_n{widths}_{problem.dtype.mlir}"
-
-
-def _summary(problem: ProjectionProblem) -> tuple[str, ...]:
-    x = "x" if problem.epsilon is None else "rms_norm(x)"
-    split = "" if len(problem.widths) == 1 else f", the columns split into {', '.join(map(str, problem.widths))}"
-    return (
-        f"y = {x} @ weight: {problem.count} rows of {problem.depth} features to {sum(problem.widths)}{split}, "
-        f"{problem.dtype.mlir}.",
-    )
 
 
 def _schedule_lines(problem: ProjectionProblem, schedule: ProjectionSchedule) -> tuple[str, ...]:
