@@ -33,6 +33,8 @@ _ERFC = (
     1.00002368,
     -1.26551223,
 )
+# The Taylor series of erf(x) / x in x^2, highest power first.
+_ERF = tuple(_TWO_OVER_SQRT_PI * (-1) ** n / (math.factorial(n) * (2 * n + 1)) for n in range(10, -1, -1))
 
 
 @dataclass(frozen=True)
@@ -46,18 +48,31 @@ class Activation:
     magnitude: bool = False
 
 
-def _erf(x: np.ndarray) -> np.ndarray:
+def _erfc(x: np.ndarray) -> np.ndarray:
+    """1 - erf(x) in fp64, with a small relative error in the tail."""
     t = 1.0 / (1.0 + 0.5 * np.abs(x, dtype=np.float64))
     complement = t * np.exp(-np.square(x, dtype=np.float64) + np.polyval(_ERFC, t))
-    return np.copysign(1.0 - complement, x).astype(np.float32)
+    return np.where(x < 0, 2.0 - complement, complement)
+
+
+def _erf(x: np.ndarray) -> np.ndarray:
+    """Near 0 the Taylor series, where 1 - erfc(x) cancels."""
+    near = np.clip(x.astype(np.float64), -0.5, 0.5)
+    series = near * np.polyval(_ERF, np.square(near))
+    return np.where(np.abs(x) < 0.5, series, 1.0 - _erfc(x)).astype(np.float32)
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return np.float32(0.5) * (np.tanh(np.float32(0.5) * x) + np.float32(1))
+    return np.float32(1) / (np.float32(1) + np.exp(-x))
+
+
+def _normal(x: np.ndarray) -> np.ndarray:
+    """The distribution function of the standard normal distribution, fp64."""
+    return 0.5 * _erfc(x / np.float32(-_SQRT_2))
 
 
 def _gelu(x: np.ndarray) -> np.ndarray:
-    return np.float32(0.5) * x * (np.float32(1) + _erf(x / np.float32(_SQRT_2)))
+    return (x * _normal(x)).astype(np.float32)
 
 
 def _density(x: np.ndarray) -> np.ndarray:
@@ -65,12 +80,12 @@ def _density(x: np.ndarray) -> np.ndarray:
 
 
 def _gelu_dx(x: np.ndarray) -> np.ndarray:
-    return np.float32(0.5) * (np.float32(1) + _erf(x / np.float32(_SQRT_2))) + x * _density(x)
+    return (_normal(x) + x * _density(x)).astype(np.float32)
 
 
 def _gelu_tanh(x: np.ndarray) -> np.ndarray:
-    inner = np.float32(_TANH_SCALE) * (x + np.float32(0.044715) * x * x * x)
-    return np.float32(0.5) * x * (np.float32(1) + np.tanh(inner))
+    """x / 2 * (1 + tanh(u)) as x * sigmoid(2 u), which does not cancel."""
+    return x * _sigmoid(np.float32(2 * _TANH_SCALE) * (x + np.float32(0.044715) * x * x * x))
 
 
 def _gelu_sigmoid(x: np.ndarray) -> np.ndarray:
