@@ -107,7 +107,7 @@ def _start(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedule) -
             fetch(transfers, n, pool)
     """)
     if p.chunk and p.rows > 1:
-        text.add("ahead = mask_new_keys()")
+        text.add("visible = mask_new_keys()")
 
 
 def _tiles(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedule) -> None:
@@ -149,10 +149,10 @@ def _passes(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedule) 
         """)
         _key_steps(text, many)
         if p.chunk:
-            ahead = ", ahead" if p.rows > 1 else ""
+            visible = ", visible" if p.rows > 1 else ""
             with text.block("if start == 0:  # the chunk is the last column of the first part"):
                 text.add("turned_keys = transpose_new_keys(new_keys)")
-                text.add(f"score_new_keys(turned_keys, queries, first, scores, used{ahead})")
+                text.add(f"score_new_keys(turned_keys, queries, first, scores, used{visible})")
                 text.add("used += 1")
         if p.update:
             text.add(f"last_pass = first + SEQUENCES == BATCH{' and part == last_part' if many else ''}")
@@ -193,7 +193,7 @@ def _key_steps(text: SourceText, many: bool) -> None:
             transpose_step(steps, step, blocks, transfers, pool, banks, turned)
         if first == 0{" and part == first_part" if many else ""}:  # these loads come after the first keys
             queries = transpose_queries(query_rows)
-            hidden, valid = make_masks(wanted, held, ones)
+            seen, valid = make_masks(wanted, held, ones)
         for step in range(len(steps)):
             transpose_step(steps, step + KEY_TILES - 1, blocks, transfers, pool, banks, turned)
             number, sequence, n, pair, count, last = steps[step]
@@ -203,7 +203,7 @@ def _key_steps(text: SourceText, many: bool) -> None:
             if last:
                 masks = ((first + sequence) * MASK_COLUMNS + column) * MASK_ROWS
                 place = scores[:, sequence, column - base : column - base + columns]
-                mask_scores(product, partitions, columns, hidden, masks, place)
+                mask_scores(product, partitions, columns, seen, masks, place)
     """)
 
 

@@ -55,7 +55,7 @@ def write_masks(problem: DecodeProblem, halves: bool) -> str:
     text.add()
     with text.block("def make_masks(positions, held, ones):"):
         text.add('''
-            """hidden [128, sequence, column, row]: 1.0: a stored key is not seen; valid [128, row]: 0.0: padding."""
+            """seen [128, sequence, column, row]: 1: a row sees a stored key; valid [128, row]: 1.0: it is no padding."""
             rows = BATCH * ROWS
             numbers = nl.ndarray((1, rows), dtype=nl.float32, buffer=nl.sbuf)
             nisa.tensor_copy(dst=numbers, src=positions)
@@ -63,13 +63,13 @@ def write_masks(problem: DecodeProblem, halves: bool) -> str:
             nisa.nc_matmul(dst=wanted, stationary=ones[:1], moving=numbers, accumulate=False)
             valid = nl.ndarray((128, rows), dtype=nl.float32, buffer=nl.sbuf)
             nisa.tensor_scalar(dst=valid, data=wanted, op0=nl.greater_equal, operand0=0.0)
-            hidden = nl.ndarray((128, BATCH, MASK_COLUMNS, MASK_ROWS), dtype=nl.float32, buffer=nl.sbuf)
+            seen = nl.ndarray((128, BATCH, MASK_COLUMNS, MASK_ROWS), dtype=nl.uint8, buffer=nl.sbuf)
         ''')
         if not p.window and not mixed:
-            text.add("nisa.tensor_scalar(dst=hidden, data=held, op0=nl.less, operand0=0.0)")
+            text.add("nisa.tensor_scalar(dst=seen, data=held, op0=nl.greater_equal, operand0=0.0)")
         else:
             _row_masks(text, p, mixed)
-        text.add("return hidden, valid")
+        text.add("return seen, valid")
     return "\n" + str(text)
 
 
@@ -88,18 +88,18 @@ def _row_masks(text: SourceText, problem: DecodeProblem, mixed: list[tuple[int, 
     low = "oldest[:, n : n + 1]" if problem.window else "-1.0"
     with text.block("for sequence in range(BATCH):"), text.block("for row in range(ROWS):"):
         text.add("n = sequence * ROWS + row")
-        text.add("mask = hidden[:, sequence, :, row]")
-        text.add(f"nisa.tensor_scalar(dst=mask, data=held[:, sequence], op0=nl.less_equal, operand0={low})")
+        text.add("mask = seen[:, sequence, :, row]")
+        text.add(f"nisa.tensor_scalar(dst=mask, data=held[:, sequence], op0=nl.greater, operand0={low})")
         for first, limit in mixed:
             text.add(f"""
-                later = hidden[:, sequence, {first}:{limit}, row]
+                mask = seen[:, sequence, {first}:{limit}, row]
                 nisa.scalar_tensor_tensor(
-                    dst=later,
+                    dst=mask,
                     data=held[:, sequence, {first}:{limit}],
-                    op0=nl.greater,
+                    op0=nl.less_equal,
                     operand0=newest[:, n : n + 1],
-                    op1=nl.maximum,
-                    operand1=later,
+                    op1=nl.multiply,
+                    operand1=mask,
                 )
             """)
 
@@ -120,4 +120,4 @@ def chunk_scores(problem: DecodeProblem) -> str:
     if problem.rows == 1:
         return templates.SCORE_ONE
     windowed = problem.window and problem.window < problem.rows
-    return templates.SCORE_MANY + (templates.SCORE_WINDOW if windowed else "    return ahead\n")
+    return templates.SCORE_MANY + (templates.SCORE_WINDOW if windowed else "") + "    return visible\n"

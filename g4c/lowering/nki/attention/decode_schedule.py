@@ -141,11 +141,11 @@ def sbuf_bytes(problem: DecodeProblem, schedule: DecodeSchedule) -> int:
     total += schedule.key_tiles * pairs(p) * p.chunks * PARTITIONS * size
     total += queries * columns * (4 + size)
     total += p.chunks * rows * p.heads * size + ceil(rows * p.heads / PARTITIONS) * p.head_dim * size
-    total += p.batch * p.mask_columns * 4 * (1 + p.row_masks) + 4 * rows * 4
+    total += p.batch * p.mask_columns * (4 + p.row_masks) + 4 * rows * 4
     if p.chunk:
         total += p.kv_heads * p.chunks * rows * size + 2 * p.slot * size
         total += p.batch * p.slot * size if p.batch > 1 else 0
-        total += 3 * p.rows * 4
+        total += p.rows
     total += 2 * PARTITIONS * 4 + PARTITIONS * 4 + 6 * queries * 4  # identities, ones, statistics
     total += p.chunks * queries * size + ceil(queries / PARTITIONS) * p.head_dim * size
     if schedule.parts > 1:

@@ -136,7 +136,7 @@ def _code(problem: DecodeProblem, schedule: DecodeSchedule) -> str:
     words = {
         "dtype": dtype,
         "mask": "[0, ROWS * HEADS]" if p.row_masks == 1 else "[1, ROWS], [0, HEADS]",
-        "ahead": ", ahead" if p.rows > 1 else "",
+        "visible": ", visible" if p.rows > 1 else "",
         "locate": locate(p, schedule.shares("sequences")),
         **_places(schedule),
     }
@@ -170,7 +170,7 @@ def _constants(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedul
         WIDTH = {p.width}  # head dims of one contraction
         CHUNKS = {p.chunks}  # contractions of one product of q and k
         SCALE = {p.scale!r}
-        MASKED = -1.0e30  # added to the scores of keys that a query does not see
+        MASKED = -1.0e30  # the scores of keys that a query does not see
     """)
     if p.window:
         text.add(f"WINDOW = {p.window}")

@@ -115,7 +115,7 @@ def transpose_new_keys(rows):
     return turned
 
 
-def score_new_keys(turned, queries, first, scores, column$ahead):
+def score_new_keys(turned, queries, first, scores, column$visible):
     """Scores of the chunk's keys, on the first ROWS partitions of one column."""
     bank = nl.ndarray((ROWS, SEQUENCES, ROWS, HEADS), dtype=nl.float32, buffer=nl.psum)
     for sequence in range(SEQUENCES):
@@ -135,42 +135,37 @@ def score_new_keys(turned, queries, first, scores, column$ahead):
 SCORE_ONE = """    nisa.tensor_copy(dst=scores[:ROWS, :, column], src=bank)
 """
 
-SCORE_MANY = '''    nisa.scalar_tensor_tensor(
+SCORE_MANY = '''    nisa.select_reduce(
         dst=scores[:ROWS, :, column],
-        data=ahead.ap([[ROWS, ROWS], [0, SEQUENCES], [1, ROWS], [0, HEADS]]),
-        op0=nl.multiply,
-        operand0=MASKED,
-        op1=nl.add,
-        operand1=bank,
+        predicate=visible.ap([[ROWS, ROWS], [0, SEQUENCES], [1, ROWS], [0, HEADS]]),
+        on_true=bank,
+        on_false=MASKED,
     )
 
 
 def mask_new_keys():
-    """ahead [key row, query row]: 1.0 where a query does not see a key of the chunk."""
-    seen = nl.ndarray((ROWS, ROWS), dtype=nl.float32, buffer=nl.sbuf)
-    nisa.memset(dst=seen, value=0.0)
-    ahead = nl.ndarray((ROWS, ROWS), dtype=nl.float32, buffer=nl.sbuf)
+    """visible [key row, query row]: 1 where a query sees a key of the chunk."""
+    visible = nl.ndarray((ROWS, ROWS), dtype=nl.uint8, buffer=nl.sbuf)
+    nisa.memset(dst=visible, value=1)
     nisa.affine_select(
-        dst=ahead,
+        dst=visible,
         pattern=[[1, ROWS]],
         channel_multiplier=-1,
-        on_true_tile=seen,
-        on_false_value=1.0,
+        on_true_tile=visible,
+        on_false_value=0.0,
         cmp_op=nl.greater_equal,
     )
 '''
 
-SCORE_WINDOW = """    old = nl.ndarray((ROWS, ROWS), dtype=nl.float32, buffer=nl.sbuf)
-    nisa.affine_select(
-        dst=old,
+SCORE_WINDOW = """    nisa.affine_select(
+        dst=visible,
         pattern=[[-1, ROWS]],
         channel_multiplier=1,
-        on_true_tile=ahead,
-        on_false_value=1.0,
+        on_true_tile=visible,
+        on_false_value=0.0,
         cmp_op=nl.greater_equal,
         offset=WINDOW - 1,
     )
-    return old
 """
 
 KEYS = '''
@@ -216,18 +211,16 @@ def multiply_keys(turned, partitions, pair, count, queries, sequence, product):
             )
 
 
-def mask_scores(product, partitions, columns, hidden, masks, scores):
-    """scores = product, far below all others where a key is hidden. `masks`: first element of these in `hidden`."""
+def mask_scores(product, partitions, columns, seen, masks, scores):
+    """scores = product where a key is seen, else far below all others. `masks`: first element of these in `seen`."""
     if partitions < 128:
         nisa.memset(dst=scores, value=MASKED, engine=nisa.engine.gpsimd)
     pattern = [[BATCH * MASK_COLUMNS * MASK_ROWS, partitions], [MASK_ROWS, columns], $mask]
-    nisa.scalar_tensor_tensor(
+    nisa.select_reduce(
         dst=scores[:partitions],
-        data=hidden.ap(pattern, offset=masks),
-        op0=nl.multiply,
-        operand0=MASKED,
-        op1=nl.add,
-        operand1=product[:partitions, :columns],
+        predicate=seen.ap(pattern, offset=masks),
+        on_true=product[:partitions, :columns],
+        on_false=MASKED,
     )
 '''
 
