@@ -14,8 +14,11 @@ import traceback
 import warnings
 from dataclasses import dataclass
 
+import numpy as np
+
 from g4c.errors import G4cError
 
+_NUMPY = os.path.dirname(os.path.abspath(np.__file__)) + os.sep
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
@@ -59,9 +62,9 @@ class Site:
 
 
 def kernel_site() -> Site:
-    """The line of the kernel that is executing: the innermost frame that is not the simulator's."""
+    """The line of the kernel that is executing: the innermost frame that is neither the simulator's nor numpy's."""
     frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith((_PACKAGE, _NUMPY)):
         frame = frame.f_back
     return Site(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
 

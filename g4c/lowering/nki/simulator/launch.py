@@ -22,7 +22,7 @@ from g4c.errors import G4cError
 from g4c.lowering.nki.simulator import access, dtypes
 from g4c.lowering.nki.simulator.addressing import array_of, marks_of
 from g4c.lowering.nki.simulator.blas import one_thread
-from g4c.lowering.nki.simulator.diagnostics import as_refusal, error
+from g4c.lowering.nki.simulator.diagnostics import Site, as_refusal, error
 from g4c.lowering.nki.simulator.generation import Generation
 from g4c.lowering.nki.simulator.lifetimes import Peak, check_capacity
 from g4c.lowering.nki.simulator.memory import LEFTOVER, UNWRITTEN, WRITTEN, MemoryRegion, Storage
@@ -151,16 +151,21 @@ def run(
         return result
     for tensor in inputs.tensors:
         _check_complete(states[0], tensor)
-    result.results = _outputs(states[0], returned, inputs)
+    code = function.__code__
+    site = Site(code.co_filename, code.co_firstlineno, function.__name__)
+    result.results = _outputs(states[0], returned, inputs, site)
     inputs.copy_back()
     return result
 
 
-def _outputs(program: Program, returned: Any, inputs: _Inputs) -> Any:
-    """Returned tensors as arrays, checked."""
+def _outputs(program: Program, returned: Any, inputs: _Inputs, site: Site) -> Any:
+    """Returned tensors as arrays, checked; `site`: of the kernel."""
     if isinstance(returned, tuple | list):
-        return type(returned)(_outputs(program, item, inputs) for item in returned)
+        return type(returned)(_outputs(program, item, inputs, site) for item in returned)
     if not isinstance(returned, NkiTensor):
+        if returned is not None:
+            what = f"the kernel returns {type(returned).__name__}"
+            program.refuse("G4C-K014", what, "outputs are tensors, one or a tuple of them", site)
         return returned
     storage = returned.storage
     if returned.on_chip or (storage not in inputs.storages and storage.region is not MemoryRegion.shared_hbm):
