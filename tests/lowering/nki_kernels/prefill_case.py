@@ -25,9 +25,9 @@ class Case:
     @property
     def keys(self) -> list[Keys]:
         """Positions of the chunk are those of the queries."""
-        kinds = [segment.kind for segment in self.problem.segments]
-        held = [self.operands.get(f"{kind}_held", self.operands["positions"]) for kind in kinds]
-        pairs = [(self.operands[f"{kind}_keys"], self.operands[f"{kind}_values"]) for kind in kinds]
+        labels = self.problem.labels
+        held = [self.operands.get(f"{label}_held", self.operands["positions"]) for label in labels]
+        pairs = [(self.operands[f"{label}_keys"], self.operands[f"{label}_values"]) for label in labels]
         return [Keys(k, v, at) for (k, v), at in zip(pairs, held, strict=True)]
 
     def reference(self) -> np.ndarray:
@@ -96,7 +96,7 @@ def make(problem: PrefillProblem, starts: list[tuple[int, int]], seed: int = 0, 
     q = normal(p.batch, p.rows, p.heads, p.head_dim) * np.float32(spread / p.head_dim**0.5 / p.scale)
     positions = np.stack([chunk_positions(start, p.rows, p.rows - count) for start, count in starts]).astype(np.int32)
     operands = {"q": q.astype(p.dtype.numpy)}
-    for segment in p.segments:
+    for label, segment in zip(p.labels, p.segments, strict=True):
         held = positions
         if segment.kind == "past":
             held = np.stack([ring_positions(start if count else 0, segment.keys) for start, count in starts])
@@ -105,8 +105,8 @@ def make(problem: PrefillProblem, starts: list[tuple[int, int]], seed: int = 0, 
         shape = (p.batch, segment.keys, p.kv_heads, p.head_dim)
         empty = (held < 0)[:, :, None, None]
         for name in ("keys", "values"):
-            operands[f"{segment.kind}_{name}"] = np.where(empty, 40.0, normal(*shape)).astype(p.dtype.numpy)
+            operands[f"{label}_{name}"] = np.where(empty, 40.0, normal(*shape)).astype(p.dtype.numpy)
         if segment.kind != "chunk":
-            operands[f"{segment.kind}_held"] = np.maximum(held, -1).astype(np.int32)
+            operands[f"{label}_held"] = np.maximum(held, -1).astype(np.int32)
     operands["positions"] = positions
     return Case(p, operands)

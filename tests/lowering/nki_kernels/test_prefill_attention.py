@@ -91,9 +91,13 @@ def test_batches(head_dim: int, past: int, window: int) -> None:
 
 @pytest.mark.parametrize("window", [0, 512])
 @pytest.mark.parametrize("rows", [1, 9, 200])
-def test_rows_over_keys_in_any_order(rows: int, window: int) -> None:
-    """As pruned layers have them: picked rows, keys whose positions only data tell, some ahead of the rows."""
-    kind = PrefillProblem(2, rows, 4, 2, 256, (Segment("mixed", 900),), window=window)
+@pytest.mark.parametrize("keys", [(900,), (512, 300)], ids=str)
+def test_rows_over_keys_in_any_order(keys: tuple[int, ...], rows: int, window: int) -> None:
+    """As pruned layers have them: picked rows, keys whose positions only data tell, some ahead of the rows.
+
+    Of two segments, one is a ring before its update, the other the chunk.
+    """
+    kind = PrefillProblem(2, rows, 4, 2, 256, tuple(Segment("mixed", count) for count in keys), window=window)
     check(make(kind, [(600, rows), (40, max(1, rows - 3))]))
 
 

@@ -27,6 +27,7 @@ PROBLEMS = {
     "past": (problem("4:2", 256, 200, 2200), [(1500, 190)]),
     "ring": (problem("4:1", 256, 200, 512, 2, window=512), [(1500, 190), (3, 200)]),
     "mixed": (PrefillProblem(1, 20, 4, 2, 512, (Segment("mixed", 700),), window=512), [(600, 20)]),
+    "two mixed": (PrefillProblem(1, 20, 4, 2, 256, (Segment("mixed", 512), Segment("mixed", 300))), [(400, 20)]),
     "vision": (problem("4:4", 72, 300, causal=False, batch=2), [(0, 300), (0, 200)]),
     "ragged": (problem("2:2", 160, 200, scale=0.5, dtype=DType.F32), [(0, 200)]),
     "blocks": (problem("2:1", 256, 700, window=512, block_span=280), [(0, 700)]),
@@ -185,6 +186,8 @@ def test_refusals() -> None:
         problem("8:3", 256, 128)
     with pytest.raises(G4cError, match=r"K041.*chunk of \[100\] keys, 128 rows"):
         PrefillProblem(1, 128, 8, 1, 256, (Segment("chunk", 100),))
+    with pytest.raises(G4cError, match=r"K041.*\['past', 'past', 'chunk'\]: one past and one chunk"):
+        PrefillProblem(1, 128, 8, 1, 256, (Segment("past", 8), Segment("past", 8), Segment("chunk", 128)))
     with pytest.raises(G4cError, match=r"K041.*only the past"):
         PrefillProblem(1, 128, 8, 1, 256, (Segment("past", 100),))
     with pytest.raises(G4cError, match=r"K040.*bytes per partition of SBUF"):

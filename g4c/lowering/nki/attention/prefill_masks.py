@@ -64,7 +64,7 @@ def load(text: KernelText) -> None:
 def _load_held(text: KernelText, index: int, k: str, width: str) -> None:
     """Positions of keys k to k + width of a segment, on all partitions."""
     segment = text.problem.segments[index]
-    source = "positions" if segment.kind == "chunk" else f"{segment.kind}_held"
+    source = "positions" if segment.kind == "chunk" else f"{text.problem.labels[index]}_held"
     at = f"b * {segment.keys}" + (f" + {k}" if k != "0" else "")
     text.add(f"row = {source}.ap([[0, P], [1, {width}]], offset={at})")
     text.call("dma_copy", f"dst=held[:, :{width}]", "src=row")
@@ -96,7 +96,7 @@ def _of_segment(text: KernelText, index: int) -> None:
     problem, segment = text.problem, text.problem.segments[index]
     column = problem.mask_columns(index)
     at = f"{column} + k" if column else "k"
-    with text.block(f"for k in range(0, {segment.keys}, {problem.staged}):  # of the {segment.kind} keys"):
+    with text.block(f"for k in range(0, {segment.keys}, {problem.staged}):  # of the {problem.labels[index]} keys"):
         text.add(f"width = min({problem.staged}, {segment.keys} - k)")
         if not _early(text):
             _load_held(text, index, "k", "width")

@@ -58,7 +58,8 @@ class PrefillProblem:
             (self.heads % self.kv_heads == 0, f"{self.heads} heads do not divide over {self.kv_heads} KV heads"),
             (1 <= self.head_dim <= BANK, f"head_dim {self.head_dim} is more than a PSUM bank holds ({BANK})"),
             (min(self.batch, self.rows) >= 1, f"batch {self.batch}, {self.rows} rows"),
-            (set(kinds) <= set(KINDS) and len(set(kinds)) == len(kinds), f"segments {kinds}"),
+            (set(kinds) <= set(KINDS), f"segments {kinds}"),
+            (max(kinds.count("past"), kinds.count("chunk")) <= 1, f"segments {kinds}: one past and one chunk"),
             (all(segment.keys >= 1 for segment in self.segments), "a segment without keys"),
             (kinds and kinds != ["past"], "queries that see only the past may see nothing at all"),
             (set(chunks) <= {self.rows}, f"a chunk of {chunks} keys, {self.rows} rows"),
@@ -76,6 +77,13 @@ class PrefillProblem:
     def group(self) -> int:
         """Query heads of a KV head."""
         return self.heads // self.kv_heads
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """How the segments' operands are called: by kind, with a number where it is not the only one."""
+        kinds = [segment.kind for segment in self.segments]
+        numbers = [str(kinds[:n].count(kind)) if kinds.count(kind) > 1 else "" for n, kind in enumerate(kinds)]
+        return tuple(kind + number for kind, number in zip(kinds, numbers, strict=True))
 
     @property
     def query_tiles(self) -> int:
@@ -156,11 +164,11 @@ class PrefillProblem:
         """The kernel's, in order."""
         batch, rows, dtype = self.batch, self.rows, self.dtype
         found = [("q", TensorType((batch, rows, self.heads, self.head_dim), dtype))]
-        for segment in self.segments:
+        for label, segment in zip(self.labels, self.segments, strict=True):
             stored = TensorType((batch, segment.keys, self.kv_heads, self.head_dim), dtype)
-            found += [(f"{segment.kind}_keys", stored), (f"{segment.kind}_values", stored)]
+            found += [(f"{label}_keys", stored), (f"{label}_values", stored)]
             if segment.kind != "chunk":
-                found.append((f"{segment.kind}_held", TensorType((batch, segment.keys), DType.S32)))
+                found.append((f"{label}_held", TensorType((batch, segment.keys), DType.S32)))
         found.append(("positions", TensorType((batch, rows), DType.S32)))
         if self.block_span:
             found.append(("blocks", TensorType((batch, rows), DType.S32)))

@@ -23,7 +23,7 @@ def kernel(text: KernelText) -> None:
         shape = (problem.batch, problem.rows, problem.heads, problem.head_dim)
         text.add(f"y = nl.ndarray({shape}, dtype=nl.{dtype}, buffer=nl.shared_hbm)")
         for names in ("keys", "values"):
-            listed = ", ".join(f"{segment.kind}_{names}" for segment in problem.segments)
+            listed = ", ".join(f"{label}_{names}" for label in problem.labels)
             text.add(f"stored_{names} = ({listed}{',' * (len(problem.segments) == 1)})")
         _allocate(text)
         if text.schedule.cores > 1:
