@@ -291,13 +291,6 @@ ABSENT = [
             "ncc.all_reduce([a], [b], ncc.ReplicaGroup([[0, 1]]), nl.add)",
             "nisa.tensor_copy(dst=b, src=a)",
         ),
-        (
-            "indirection on chip",
-            "use nisa.nc_n_gather",
-            "a.indirect(u[:, 0:1])",
-            "nisa.nc_n_gather(dst=b, data=a, indices=i.view(nl.uint32))",
-            "trn3",
-        ),
         ("division", "multiply by nl.reciprocal", "nl.divide(a, b)", "nl.multiply(a, b)"),
         ("a matmul that does not compile", "pass x transposed", "nl.matmul(a, b)", "nl.matmul(a, b, transpose_x=True)"),
         ("assignment", "write with an instruction", "a[0:1, :] = b", "nisa.tensor_copy(dst=a[0:1, :], src=b[0:1, :])"),

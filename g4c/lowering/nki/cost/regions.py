@@ -19,7 +19,7 @@ def region_of(tensor: NkiTensor) -> Region:
     """The region of `tensor` in its storage; with an address known at run time, all of it."""
     storage = tensor.storage
     sizes, steps = _dimensions(tensor)
-    if tensor.dynamic is not None:
+    if tensor.is_indirect():
         return _whole(tensor, sizes)
     box = tensor.box()
     if is_placed(storage):

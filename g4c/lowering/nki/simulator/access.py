@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from g4c.lowering.nki.simulator import dtypes
-from g4c.lowering.nki.simulator.addressing import array_of, at_index, covers, marks_of, selectable_rows
+from g4c.lowering.nki.simulator.addressing import array_of, at_index, covers, marks_of, put, put_marks, selectable_rows
 from g4c.lowering.nki.simulator.diagnostics import error
 from g4c.lowering.nki.simulator.memory import (
     LEFTOVER,
@@ -57,6 +57,8 @@ def resolve(program: Program, tensor: NkiTensor, skip: bool = False) -> NkiTenso
 
 def _static(program: Program, tensor: NkiTensor) -> NkiTensor:
     """The static view that is accessed now."""
+    if tensor.indirection is not None and tensor.indirection.columns is None:
+        raise error("G4C-K002", f"{tensor!r} is an indirect view", "instructions of compute engines take such views")
     if tensor.dynamic is None:
         return tensor
     if tensor.dynamic.vector:
@@ -157,23 +159,21 @@ def write(
     tensor = _static(program, tensor)
     storage = tensor.storage
     _keep_pace(program, storage)
-    target = array_of(tensor)
     values = values if values.shape == tensor.shape else values.reshape(tensor.shape)
     if storage.writers is not None:
-        _sign(program, marks_of(tensor, storage.writers, 1), target, values)
-    target[...] = values
+        _sign(program, marks_of(tensor, storage.writers, 1), array_of(tensor), values)
+    put(tensor, values)
     if storage.life is not None:
         storage.life.touch(tensor.first_row, tensor.shape[0], program.instructions, load)
     if defined is not None:
-        marks = marks_of(tensor, storage.mark_array(tensor.itemsize), storage.unit)
-        chosen = np.where(defined.reshape(tensor.shape), mark, LEFTOVER).astype(np.uint8)
-        marks[...] = chosen if marks.ndim == tensor.ndim else chosen[..., None]
+        chosen = np.where(defined.reshape(tensor.shape), mark, LEFTOVER)
+        put_marks(tensor, storage.mark_array(tensor.itemsize), storage.unit, chosen)
         storage.leftovers = source
     elif storage.uniform != mark:
         if covers(tensor):
             storage.uniform, storage.leftovers = mark, None
         else:
-            marks_of(tensor, storage.mark_array(tensor.itemsize), storage.unit)[...] = mark
+            put_marks(tensor, storage.mark_array(tensor.itemsize), storage.unit, mark)
     if storage.neighbors:
         storage.written_through(tensor.box())
 

@@ -35,7 +35,9 @@ def at_index(tensor: NkiTensor, value: int, skip: bool = False) -> NkiTensor | N
 
 
 def array_of(tensor: NkiTensor) -> np.ndarray:
-    """The bytes of a static view as a writable array of its shape."""
+    """The bytes of a static view as a writable array of its shape; a copy where the view is an indirect one."""
+    if tensor.indirection is not None:
+        return np.take_along_axis(array_of(tensor.indirection.base), tensor.indirection.columns, axis=1)
     if tensor._array is None:
         if tensor.unchecked:
             tensor.check_bounds()
@@ -55,7 +57,10 @@ def array_of(tensor: NkiTensor) -> np.ndarray:
 
 def marks_of(tensor: NkiTensor, table: np.ndarray, unit: int) -> np.ndarray:
     """The entries of `table`, a per-`unit`-bytes array of the storage, under a static view; a last axis where elements
-    are larger than a unit."""
+    are larger than a unit. A copy where the view is an indirect one."""
+    if tensor.indirection is not None:
+        entries, columns = marks_of(tensor.indirection.base, table, unit), tensor.indirection.columns
+        return np.take_along_axis(entries, columns.reshape(columns.shape + (1,) * (entries.ndim - 2)), axis=1)
     storage, factor = tensor.storage, tensor.itemsize // unit
     columns = storage.row_bytes // unit
     strides = tuple(stride * factor for stride in tensor.strides)
@@ -77,6 +82,27 @@ def marks_of(tensor: NkiTensor, table: np.ndarray, unit: int) -> np.ndarray:
         offset * table.itemsize,
         tuple(s * table.itemsize for s in (*strides, 1)),
     )
+
+
+def put(tensor: NkiTensor, values: np.ndarray) -> None:
+    """Store `values` [*shape] into the elements of a static view; of equal columns the last one counts."""
+    if tensor.indirection is None:
+        array_of(tensor)[...] = values
+    else:
+        np.put_along_axis(array_of(tensor.indirection.base), tensor.indirection.columns, values, axis=1)
+
+
+def put_marks(tensor: NkiTensor, table: np.ndarray, unit: int, marks: np.ndarray | int) -> None:
+    """Store `marks` [*shape] into the entries of `table` under a static view."""
+    indirection = tensor.indirection
+    entries = marks_of(tensor if indirection is None else indirection.base, table, unit)
+    if not isinstance(marks, int) and entries.ndim != tensor.ndim:
+        marks = marks[..., None]
+    if indirection is None:
+        entries[...] = marks
+    else:
+        columns = indirection.columns.reshape(indirection.columns.shape + (1,) * (entries.ndim - 2))
+        np.put_along_axis(entries, columns, marks, axis=1)
 
 
 def covers(tensor: NkiTensor) -> bool:

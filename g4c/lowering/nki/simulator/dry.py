@@ -28,6 +28,8 @@ def accesses(step: Any) -> tuple[list[NkiTensor], list[NkiTensor]]:
             (writes if name in _RESULTS or step.name in _SHARED else reads).append(operand)
             if operand.dynamic is not None and isinstance(operand.dynamic.source, NkiTensor):
                 reads.append(operand.dynamic.source)
+            if operand.indirection is not None:
+                reads.append(operand.indirection.index)
     return reads, writes
 
 

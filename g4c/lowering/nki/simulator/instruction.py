@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from g4c.lowering.nki.simulator import access, dtypes
+from g4c.lowering.nki.simulator import access, dtypes, indirection
 from g4c.lowering.nki.simulator.diagnostics import error, kernel_site
 from g4c.lowering.nki.simulator.enums import Engine, NkiInstruction, member
 from g4c.lowering.nki.simulator.memory import WRITTEN, Leftovers, MemoryRegion
@@ -102,6 +102,8 @@ class Step:
             if self.engine is GPSIMD and tensor.buffer is MemoryRegion.psum:
                 self.refuse("G4C-K008", f"{parameter} is {tensor!r}", "the GpSimd Engine cannot access PSUM")
             self.check_partitions(parameter, tensor)
+            if tensor.indirection is not None:
+                indirection.check(self, parameter, tensor)
 
     def check_partitions(self, parameter: str, tensor: NkiTensor) -> None:
         """Partitions follow each other, and start where the rule says."""
@@ -190,7 +192,7 @@ class Step:
     def take(self, tensor: NkiTensor) -> access.Taken:
         """`read` for instructions that say themselves what becomes of undefined elements (None: all are defined)."""
         self.reads.append(tensor)
-        values, defined = access.take(self.program, tensor)
+        values, defined = access.take(self.program, indirection.resolve(self, tensor))
         rows = tensor.shape[0]
         if defined is not None:
             defined = defined.reshape(rows, -1)
@@ -280,7 +282,7 @@ class Step:
             defined = inherited if defined is None else inherited & defined.reshape(inherited.shape)
         if defined is not None and defined.all():
             defined = None
-        access.write(self.program, tensor, values, mark, defined, self.source)
+        access.write(self.program, indirection.resolve(self, tensor), values, mark, defined, self.source)
 
     def done(self, **details: Any) -> NkiInstruction:
         """The instruction is executed; `details` are what the cost model needs beyond the operands."""

@@ -16,6 +16,7 @@ import numpy as np
 
 from g4c.lowering.nki.simulator import dtypes
 from g4c.lowering.nki.simulator.diagnostics import error
+from g4c.lowering.nki.simulator.indirection import Indirection
 from g4c.lowering.nki.simulator.memory import Box, MemoryRegion, Storage
 from g4c.lowering.nki.simulator.objects import NKIObject
 from g4c.lowering.nki.simulator.registers import VirtualRegister
@@ -71,6 +72,7 @@ class NkiTensor(ViewPrimitives, NKIObject):
         self.strides = contiguous_strides(shape) if strides is None else strides
         self.offset = offset
         self.dynamic = dynamic
+        self.indirection: Indirection | None = None
         self.unchecked = False  # made by `ap`: bounds are checked when the view is used
         self._array: np.ndarray | None = None
 
@@ -108,6 +110,8 @@ class NkiTensor(ViewPrimitives, NKIObject):
         self, shape: tuple[int, ...], strides: tuple[int, ...], offset: int, dynamic: Dynamic | None = None
     ) -> NkiTensor:
         """A view of the same storage and dtype."""
+        if self.indirection is not None:
+            raise error("G4C-K023", f"a view of {self!r}, an indirect view", "index the tile, then select from it")
         view = NkiTensor(
             shape,
             self.dtype,
@@ -287,6 +291,8 @@ class NkiTensor(ViewPrimitives, NKIObject):
 
     def box(self, first: int = 0) -> Box:
         """Where the view, without its dynamic offset, may touch the storage; in HBM from dimension `first` on."""
+        if self.indirection is not None:
+            return self.indirection.base.box()
         low = high = 0
         begin = 1 if self.on_chip else first
         for count, stride in zip(self.shape[begin:], self.strides[begin:], strict=True):

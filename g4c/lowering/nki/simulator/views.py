@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from g4c.lowering.nki.simulator import dtypes
 from g4c.lowering.nki.simulator.diagnostics import error
+from g4c.lowering.nki.simulator.indirection import indirect_view
 
 if TYPE_CHECKING:
     from g4c.lowering.nki.simulator.tensor import NkiTensor
@@ -35,7 +36,7 @@ class ViewPrimitives:
 
     def is_indirect(self: NkiTensor) -> bool:
         """Whether the view has an index known at run time."""
-        return self.dynamic is not None
+        return self.dynamic is not None or self.indirection is not None
 
     def is_contiguous(self: NkiTensor) -> bool:
         """Whether the view covers its storage row-major without gaps; on chip per partition."""
@@ -214,10 +215,8 @@ class ViewPrimitives:
     reinterpret_cast = view
 
     def indirect(self: NkiTensor, index: NkiTensor, num_elem: int | None = None) -> NkiTensor:
-        """Tensor indirection on chip (v4): not simulated."""
-        raise error(
-            "G4C-K020", "NkiTensor.indirect is not simulated", "use nisa.nc_n_gather, or a DMA with vector_offset"
-        )
+        """The elements at the offsets in `index` [P, K], per group of partitions, see indirection.py (v4)."""
+        return indirect_view(self, index, num_elem)
 
 
 def reshaped_strides(

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from g4c.lowering.nki.simulator import access, dtypes
+from g4c.lowering.nki.simulator import access, dtypes, indirection
 from g4c.lowering.nki.simulator.addressing import array_of, marks_of
 from g4c.lowering.nki.simulator.diagnostics import error, warn
 from g4c.lowering.nki.simulator.enums import Engine, MatmulPerfMode, member
@@ -33,7 +33,12 @@ def nc_matmul(
     name=None,
 ):
     """dst[M, N] = or += stationary[K, M].T @ moving[K, N]: fp32 products and sums, in PSUM."""
-    operands = {"stationary": stationary, "moving": moving, "is_transpose": is_transpose}
+    operands = {
+        "stationary": stationary,
+        "moving": moving,
+        "is_transpose": is_transpose,
+        "tile_position": tile_position,
+    }
     step = Step("nc_matmul", name, TENSOR, dst=dst, **operands)
     _check_places(step)
     double = _is_double_row(step, perf_mode)
@@ -70,7 +75,7 @@ def _check_places(step: Step) -> None:
             step.refuse("G4C-K008", f"{parameter} is in PSUM", "the Tensor Engine reads its inputs from SBUF")
     if step.tensor("dst").buffer is not MemoryRegion.psum:
         step.refuse("G4C-K008", f"dst is {step.tensor('dst')!r}", "the Tensor Engine writes to PSUM")
-    if step.program.generation.number < 4:
+    if step.program.generation.number < 4 and step.tensor("dst").dynamic is None:
         check_bank(step, step.tensor("dst"))
 
 
@@ -167,8 +172,10 @@ def _accumulate(
 ) -> None:
     """Overwrite or add to what PSUM holds, as `accumulate` and what was written before say."""
     program = step.program
-    static = access.resolve(program, dst)
+    static = access.resolve(program, indirection.resolve(step, dst))
     assert static is not None
+    if static is not dst and program.generation.number < 4:
+        check_bank(step, static)
     storage = static.storage
     held = array_of(static)
     if accumulate is False or (accumulate is None and storage.uniform == UNWRITTEN):
