@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from g4c.errors import G4cError
 from g4c.ir.module import Function
-from g4c.ir.ops import RmsNormOp, SoftcapOp, TransposeOp
+from g4c.ir.ops import RmsNormOp, SoftcapOp, TopKOp, TransposeOp
 from g4c.ir.types import DType, TensorType
 from g4c.lowering.nki.artifact import KernelArtifact
 from g4c.lowering.nki.linear.kernel_file import NL_DTYPES, KernelText, make_artifact, sbuf_budget
@@ -20,7 +20,7 @@ from g4c.lowering.nki.source_text import SourceText
 BEST = 8  # how many of a tile
 _MOST_SLOTS = 32
 _BANKS = 8  # of 512 columns
-_MOST_TILE = _BANKS // 2 * 512
+_MOST_TILE = 2048
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,11 @@ class HeadProblem:
     """logits = cap * tanh(rms_norm(x) @ weight / cap); no norm where `epsilon` is None, no cap where `cap` is 0.
 
     `rows`: leading shape of x, whose last axis is `depth`. `tile` 0: the result is logits [*rows, vocabulary] of type
-    `result`. Else it is values f32 and indices s32 [*rows, tiles, 8]: the largest of every `tile` columns, descending;
-    equal values in the order of their indices. `stored`: the weight is [vocabulary, depth], as a checkpoint has it and
-    as tokens are looked up in it; only for logits of up to 128 rows. Operands: x, gain [depth] (of a norm with a
-    weight), weight [depth, vocabulary].
+    `result`. Else it is values f32 and indices s32 [tiles, rows, 8]: the largest of every `tile` columns, descending,
+    and which columns of the tile they are, equal ones in their order; and sums f32 [tiles, rows, 1] of
+    exp(logit - the tile's largest). Logits are rounded to `result` first. `stored`: the weight is [vocabulary, depth],
+    as a checkpoint has it and as tokens are looked up in it; up to 128 rows, and wherever there are tiles. Operands: x,
+    gain [depth] (of a norm with a weight), weight [depth, vocabulary].
     """
 
     rows: tuple[int, ...]
@@ -46,16 +47,17 @@ class HeadProblem:
     stored: bool = False
 
     def __post_init__(self) -> None:
-        last = self.vocabulary % self.tile if self.tile else 0
-        if self.tile and (self.tile % 256 or self.tile > _MOST_TILE or 0 < last < BEST):
+        aligned = self.tile % 256 == 0 or self.tile == self.vocabulary
+        if self.tile and (not aligned or not BEST <= self.tile <= _MOST_TILE or self.vocabulary % self.tile):
             raise G4cError(
                 "G4C-K041",
                 f"the best of tiles of {self.tile} of {self.vocabulary} columns",
-                help=f"multiples of 256 up to {_MOST_TILE}, of which the last has {BEST} or more",
+                help=f"tiles of equal size, a multiple of 256 up to {_MOST_TILE}, or one of {BEST} columns or more",
             )
-
-        if self.stored and (self.tile or self.count > 128):
-            raise G4cError("G4C-K041", f"the best of tiles, or {self.count} rows, of a weight as it is stored")
+        if self.stored and self.count > 128:
+            raise G4cError("G4C-K041", f"{self.count} rows of a weight as it is stored")
+        if self.tile and not self.stored:
+            raise G4cError("G4C-K041", "the best of tiles of a weight that is not as it is stored")
 
     @property
     def count(self) -> int:
@@ -65,23 +67,28 @@ class HeadProblem:
     @property
     def tiles(self) -> int:
         """How many tiles the vocabulary has."""
-        return -(-self.vocabulary // self.tile) if self.tile else 0
+        return self.vocabulary // self.tile if self.tile else 0
 
 
 def from_function(function: Function) -> HeadProblem:
-    """What a kernel function computes that gives logits; its params are x, gain (where there is a norm) and weight."""
-    x, (result,) = function.param("x").type, function.results
-    norms, caps = list(function.ops_of(RmsNormOp)), list(function.ops_of(SoftcapOp))
+    """What a kernel function computes that gives logits or the best of their tiles; its params are x, gain (where there
+    is a norm) and weight."""
+    x, weight = function.param("x").type, function.param("weight")
+    norms = list(function.ops_of(RmsNormOp))
+    caps = list(function.ops_of(SoftcapOp))
+    tops = list(function.ops_of(TopKOp))
+    stored = not any(op.x is weight for op in function.ops_of(TransposeOp))
     return HeadProblem(
         rows=x.shape[:-1],
         depth=x.shape[-1],
-        vocabulary=result.value.shape[-1],
+        vocabulary=weight.shape[0 if stored else 1],
         dtype=x.dtype,
         cap=caps[0].cap if caps else 0.0,
         epsilon=norms[0].epsilon if norms else None,
-        result=result.value.dtype,
+        tile=tops[0].x.shape[-1] if tops else 0,
+        result=tops[0].x.dtype if tops else function.results[0].value.dtype,
         gain=not norms or norms[0].w is not None,
-        stored=not any(function.ops_of(TransposeOp)),
+        stored=stored,
     )
 
 
@@ -103,7 +110,7 @@ def schedules(problem: HeadProblem, generation: int, cores: int = 1) -> tuple[He
     if problem.stored:
         return _stored_schedules(problem, usable)
     banks = _BANKS if problem.count <= 128 else _BANKS - 2  # more rows are transposed while sums are in use
-    for columns in (problem.tile,) if problem.tile else (512 * (banks // 2), 1024):
+    for columns in (512 * (banks // 2), 1024):
         slots = min(_MOST_SLOTS, (usable - _resident_bytes(problem, columns)) // _slot_bytes(problem, columns))
         if slots >= 2:
             found.append(HeadSchedule(min(columns, problem.vocabulary), banks, slots))
@@ -113,8 +120,12 @@ def schedules(problem: HeadProblem, generation: int, cores: int = 1) -> tuple[He
 
 
 def _stored_schedules(problem: HeadProblem, usable: int) -> tuple[HeadSchedule, ...]:
-    """As many columns as a PSUM bank has sums of; a slot has 256 of them, whole."""
+    """As many columns as a PSUM bank has sums of, with tiles a part of one; a slot has 256 of them, whole."""
     columns = 256 * min(8, 256 // problem.count)
+    if problem.tile:
+        columns = next(
+            n for n in range(columns, 0, -256) if problem.tile % n == 0 or problem.tile == problem.vocabulary
+        )
     free = usable - _resident_bytes(problem, columns) - 4 * problem.depth * problem.dtype.bits // 8
     slots = min(_MOST_SLOTS, free // _slot_bytes(problem, problem.depth))
     if slots < 2:
@@ -133,8 +144,9 @@ def _resident_bytes(problem: HeadProblem, columns: int) -> int:
     rows = min(128, problem.count)
     features = problem.depth * size + tiles * rows * size
     normalized = tiles * rows * (size + 4) + 5 * 2048 + 512 + tiles * 4 if problem.epsilon is not None else 0
-    results = problem.tiles * BEST * 8 + 128 if problem.tile else 2 * (columns * problem.result.bits // 8 + 2048)
-    return features + normalized + results
+    results = 2 * (max(columns, problem.tile) * problem.result.bits // 8 + 2048)
+    best = 2 * problem.tile * (problem.result.bits // 8 + 4) + 256
+    return features + normalized + results + best * (problem.tile > 0)
 
 
 def emit(problem: HeadProblem, schedule: HeadSchedule, generation: int) -> KernelArtifact:
@@ -169,8 +181,9 @@ def results(problem: HeadProblem) -> tuple[tuple[str, TensorType], ...]:
     """Names and types of what the kernel gives, in order."""
     if not problem.tile:
         return (("logits", TensorType((*problem.rows, problem.vocabulary), problem.result)),)
-    shape = (*problem.rows, problem.tiles, BEST)
-    return (("values", TensorType(shape, DType.F32)), ("indices", TensorType(shape, DType.S32)))
+    sums = TensorType((problem.tiles, problem.count, 1), DType.F32)
+    best = sums.with_shape((problem.tiles, problem.count, BEST))
+    return (("values", best), ("indices", best.with_dtype(DType.S32)), ("sums", sums))
 
 
 def kernel_name(problem: HeadProblem) -> str:
@@ -199,6 +212,8 @@ def _body(problem: HeadProblem, schedule: HeadSchedule) -> str:
     text = SourceText()
     constants: dict[str, int | float] = {"ROWS": problem.count, "DEPTH": problem.depth, "COLUMNS": schedule.columns}
     constants |= {"SLOTS": schedule.slots, "CAP": problem.cap}
+    if problem.stored:
+        constants["TILE"] = problem.tile or schedule.columns
     if problem.epsilon is not None:
         constants["EPSILON"] = problem.epsilon
     for name, value in constants.items():
@@ -207,18 +222,10 @@ def _body(problem: HeadProblem, schedule: HeadSchedule) -> str:
         dtype = NL_DTYPES[kind.dtype]
         text.add(f"{name} = nl.ndarray({kind.shape}, dtype=nl.{dtype}, buffer=nl.shared_hbm)")
     text.add("x_rows = x.reshape((ROWS, DEPTH))")
-    if problem.tile:
-        text.add(f"values_rows = values.reshape((ROWS, {problem.tiles}, {BEST}))")
-        text.add(f"indices_rows = indices.reshape((ROWS, {problem.tiles}, {BEST}))")
-    else:
+    if not problem.tile:
         text.add(f"logits_rows = logits.reshape((ROWS, {problem.vocabulary}))")
     text.add(f"ring = make_ring(SLOTS, {'DEPTH' if problem.stored else 'COLUMNS'}, x.dtype)")
-    if problem.tile:
-        text.add("banks = []")
-        together = -(-schedule.columns // 512)
-        with text.block(f"for _ in range({schedule.banks // together}):"):
-            text.add(f"banks.append(nl.ndarray((128, {512 * together}), dtype=nl.float32, buffer=nl.psum))")
-    elif not problem.stored:
+    if not problem.stored:
         text.add(f"banks = make_banks({schedule.banks})")
     text.add("loads = 0")
     with text.block("for row in range(0, ROWS, 128):"):
@@ -231,19 +238,16 @@ def _body(problem: HeadProblem, schedule: HeadSchedule) -> str:
             text.add(f"normed = nl.ndarray((128, {-(-problem.depth // 128)}, rows), dtype=x.dtype, buffer=nl.sbuf)")
             text.add("normalize(normed, features, DEPTH, rows, gains, EPSILON, mean)")
             text.add("features = normed")
-        if problem.tile:
-            shape = f"(rows, {problem.tiles}, {BEST})"
-            text.add(
-                f"""
-                best = nl.ndarray({shape}, dtype=nl.float32, buffer=nl.sbuf)
-                where = nl.ndarray({shape}, dtype=nl.int32, buffer=nl.sbuf)
-                loads = best_of_tiles(best, where, weight, features, rows, CAP, ring, loads, banks, COLUMNS)
-                nisa.dma_copy(dst=values_rows[row : row + rows], src=best)
-                nisa.dma_copy(dst=indices_rows[row : row + rows], src=where)
-                """
-            )
-        elif problem.stored:
-            text.add("loads = stored_to_rows(logits_rows, weight, features, row, rows, CAP, ring, loads, COLUMNS)")
+        if problem.stored:
+            count = problem.tiles * problem.count
+            rows = [f"{name}.reshape(({count}, {kind.shape[-1]}))" for name, kind in results(problem)]
+            text.add(f"""
+                results = [{", ".join(rows) if problem.tile else "logits_rows"}]
+                kind = nl.{NL_DTYPES[problem.result]}
+                loads = stored_to_rows(
+                    results, weight, features, row, rows, CAP, ring, loads, COLUMNS, TILE, kind
+                )
+            """)
         else:
             text.add("out = logits_rows")
             text.add("loads = capped_to_rows(out, weight, features, row, rows, CAP, ring, loads, banks, COLUMNS)")

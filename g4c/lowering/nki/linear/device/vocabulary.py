@@ -7,34 +7,6 @@ from g4c.lowering.nki.simulator import isa as nisa
 from g4c.lowering.nki.simulator import language as nl
 
 
-def best_of_tiles(values, indices, weights, x, rows, cap, ring, loads, banks, columns):
-    """values, indices [rows, tiles, 8] in SBUF = the 8 largest of every `columns` of x^T weights, and where they are.
-
-    cap * tanh(value / cap) where cap is not 0: it keeps the order, so it need not be taken of the others.
-    """
-    width = weights.shape[1]
-    for first in range(0, width, columns):
-        size = min(columns, width - first)
-        tile = first // columns
-        sums = banks[tile % len(banks)]  # of several banks, one after the other
-        parts = []
-        for at in range(0, size, 512):
-            parts.append(sums[:, at : min(at + 512, size)])
-        loads = multiply_to_rows([parts], weights, first, size, x, rows, ring, loads)
-        largest = nl.ndarray((rows, 8), dtype=nl.float32, buffer=nl.sbuf)
-        where = nl.ndarray((rows, 8), dtype=nl.uint32, buffer=nl.sbuf)
-        nisa.max8(dst=largest, src=sums[:rows, :size])
-        nisa.nc_find_index8(dst=where, data=sums[:rows, :size], vals=largest)
-        nisa.tensor_scalar(dst=indices[:rows, tile, :], data=where, op0=nl.add, operand0=float(first))
-        if cap == 0.0:
-            nisa.tensor_copy(dst=values[:rows, tile, :], src=largest)
-        else:
-            capped = nl.ndarray((rows, 8), dtype=nl.float32, buffer=nl.sbuf)
-            nisa.activation(dst=capped, op=nl.tanh, data=largest, scale=1.0 / cap)
-            nisa.tensor_scalar(dst=values[:rows, tile, :], data=capped, op0=nl.multiply, operand0=cap)
-    return loads
-
-
 def capped_to_rows(output, weights, x, row, rows, cap, ring, loads, banks, columns):
     """Rows from `row` on of output = cap * tanh(x^T weights / cap), or x^T weights where cap is 0."""
     width = weights.shape[1]
@@ -78,9 +50,9 @@ def transpose_tile(lines, depth):
     return target
 
 
-def store_logits(output, sums, first, size, row, rows, cap):
-    """output[row : row + rows, first : first + size] = sums [128, tiles * rows], capped."""
-    result = nl.ndarray((rows, size), dtype=output.dtype, buffer=nl.sbuf)
+def cap_logits(result, sums, rows, cap):
+    """result [rows, n] in SBUF = sums [128, tiles * rows], transposed and capped."""
+    size = result.shape[1]
     for at in range(0, size, 512):
         columns = min(512, size - at)
         bank = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.psum)
@@ -97,12 +69,44 @@ def store_logits(output, sums, first, size, row, rows, cap):
             capped = nl.ndarray((rows, 512), dtype=nl.float32, buffer=nl.sbuf)
             nisa.activation(dst=capped[:, :columns], op=nl.tanh, data=bank[:rows, :columns], scale=1.0 / cap)
             nisa.tensor_scalar(dst=part, data=capped[:, :columns], op0=nl.multiply, operand0=cap)
-    nisa.dma_copy(dst=output[row : row + rows, first : first + size], src=result)
 
 
-def stored_to_rows(output, weights, x, row, rows, cap, ring, loads, columns):
-    """Rows from `row` on of output = (weights x)^T, capped; weights [n, k] as a checkpoint has them.
+def store_best(results, logits, first):
+    """Of each of logits [n, columns] the 8 largest, where they are, and sum(exp(logit - largest)).
 
+    results: values, indices [rows, 8] and sums [rows, 1] in HBM, of which they are rows from `first` on. Equal logits
+    come in the order of their columns.
+    """
+    values, indices, sums = results
+    count = logits.shape[0]
+    largest = nl.ndarray((count, 8), dtype=nl.float32, buffer=nl.sbuf)
+    where = nl.ndarray((count, 8), dtype=nl.uint32, buffer=nl.sbuf)
+    columns = nl.ndarray((count, 8), dtype=nl.int32, buffer=nl.sbuf)
+    nisa.max8(dst=largest, src=logits)
+    nisa.nc_find_index8(dst=where, data=logits, vals=largest)
+    nisa.tensor_copy(dst=columns, src=where)
+    shift = nl.ndarray((count, 1), dtype=nl.float32, buffer=nl.sbuf)
+    nisa.tensor_scalar(dst=shift, data=largest[:, 0:1], op0=nl.multiply, operand0=-1.0)
+    powers = nl.ndarray(logits.shape, dtype=nl.float32, buffer=nl.sbuf)
+    total = nl.ndarray((count, 1), dtype=nl.float32, buffer=nl.sbuf)
+    nisa.activation(
+        dst=powers,
+        op=nl.exp,
+        data=logits,
+        bias=shift,
+        reduce_op=nl.add,
+        reduce_res=total,
+        reduce_cmd=nisa.reduce_cmd.reset_reduce,
+    )
+    for target, source in ((values, largest), (indices, columns), (sums, total)):
+        nisa.dma_copy(dst=target[first : first + count], src=source)
+
+
+def stored_to_rows(results, weights, x, row, rows, cap, ring, loads, columns, tile, dtype):
+    """Rows from `row` on of (weights x)^T, capped; weights [n, k] as a checkpoint has them.
+
+    results: one tensor [rows, n], where they go as `dtype`; or three, as store_best takes them: the best of every `tile`
+    of the n, found for as many tiles at once as the partitions have room for.
     Tiles of the weights are transposed on the way. A tile is multiplied while the next one is transposed.
     """
     width, depth = weights.shape
@@ -141,6 +145,19 @@ def stored_to_rows(output, weights, x, row, rows, cap, ring, loads, columns):
                 if size % 128 > 0:
                     rest = slice(whole * rows, (whole + 1) * rows)
                     nisa.tensor_copy(dst=products[:partitions, rest], src=sums[:partitions, rest])
-                store_logits(output, products, first, size, row, rows, cap)
+                at = first % tile
+                if at == 0:
+                    logits = nl.ndarray((rows, min(tile, width - first)), dtype=dtype, buffer=nl.sbuf)
+                cap_logits(logits[:, at : at + size], products, rows, cap)
+                if len(results) == 1:
+                    nisa.dma_copy(dst=results[0][row : row + rows, first : first + size], src=logits)
+                elif at + size == tile:
+                    number, together = first // tile, min(width // tile, 128 // rows)
+                    place = number % together
+                    if place == 0:
+                        gathered = nl.ndarray((together * rows, tile), dtype=dtype, buffer=nl.sbuf)
+                    nisa.dma_copy(dst=gathered[place * rows : (place + 1) * rows], src=logits)
+                    if place == together - 1 or first + size == width:
+                        store_best(results, gathered[: (place + 1) * rows], (number - place) * rows)
         flipped = next_flipped
     return loads
