@@ -55,7 +55,7 @@ def write_masks(problem: DecodeProblem, halves: bool) -> str:
     text.add()
     with text.block("def make_masks(positions, held, ones):"):
         text.add('''
-            """seen [128, sequence, column, row]: 1: a row sees a stored key; valid [128, row]: 1.0: it is no padding."""
+            """seen [128, sequence, column, row]: 1: a row sees a stored key; valid [128, row]: 1.0: no padding."""
             rows = BATCH * ROWS
             numbers = nl.ndarray((1, rows), dtype=nl.float32, buffer=nl.sbuf)
             nisa.tensor_copy(dst=numbers, src=positions)
