@@ -18,6 +18,8 @@ from g4c.ir.interpreter import interpret
 from g4c.ir.module import Function, Module, Result
 from g4c.ir.op import Value
 from g4c.ir.types import DType, TensorType
+from g4c.lowering.nki.artifact import KernelArtifact
+from g4c.lowering.nki.cost import profile
 from g4c.lowering.nki.linear.lm_head import HeadProblem
 from g4c.lowering.nki.linear.projection import ProjectionProblem
 from g4c.lowering.nki.linear.residual import ResidualProblem
@@ -45,10 +47,25 @@ def double(name: str, kind: TensorType) -> torch.Tensor:
 
 
 def run(artifact, generation: int) -> tuple[np.ndarray, ...]:
-    """What the generated kernel gives under the rules of a generation."""
+    """What the generated kernel gives under the rules of a generation, on as many cores as share its work."""
     kernel = source.load(artifact.source, artifact.name).specialize(TARGETS[generation])
-    results = kernel(*(operand(*entry) for entry in artifact.inputs))
+    results = (kernel if artifact.cores == 1 else kernel[artifact.cores])(
+        *(operand(*entry) for entry in artifact.inputs)
+    )
     return results if isinstance(results, tuple) else (results,)
+
+
+def written(artifact: KernelArtifact, generation: int) -> list[int]:
+    """Bytes that each program writes to HBM."""
+    recorders = profile(artifact, None, f"gen{generation}").recorders
+    return [sum(recorder.kinds[kind].cost.hbm_written for kind, _, _ in recorder.rows) for recorder in recorders]
+
+
+def check_halves(artifact: KernelArtifact, generation: int) -> None:
+    """Two programs write every byte of the results between them (a run refuses outputs with gaps), and none twice."""
+    total = sum(kind.nbytes for _, kind in artifact.outputs)
+    assert artifact.cores == 2
+    assert written(artifact, generation) == [total // 2, total // 2]
 
 
 def relative_error(found: np.ndarray, expected: torch.Tensor) -> float:

@@ -97,6 +97,48 @@ def test_one_row(generation: int, dtype, widths: tuple[int, ...]) -> None:
             check(problem, schedule, generation)
 
 
+@pytest.mark.parametrize("generation", [3, 4])
+@pytest.mark.parametrize("dtype", [BF16, F32], ids=str)
+@pytest.mark.parametrize(
+    ("rows", "depth", "widths", "shared"),
+    [
+        ((1, 1), 512, (1024, 128, 128), ["columns"]),
+        ((1, 1), 300, (768, 256, 512), ["columns"]),
+        ((5,), 300, (2024,), ["columns"]),
+        ((64, 1), 256, (512, 256, 256), ["columns"]),
+        ((2, 150), 256, (512, 256, 256), ["columns", "rows"]),
+        ((700,), 256, (256, 100), ["rows"]),
+        ((1, 1), 512, (300,), ["columns"]),
+    ],
+    ids=str,
+)
+def test_two_cores(
+    generation: int, dtype, rows: tuple[int, ...], depth: int, widths: tuple[int, ...], shared: list[str]
+) -> None:
+    """Each program does half of the columns or rows; where they can share, no schedule does everything twice."""
+    problem = ProjectionProblem(rows, depth, widths, dtype, 1e-6)
+    found = projection.schedules(problem, generation, 2)
+    assert list(dict.fromkeys(schedule.shared for schedule in found)) == shared
+    for schedule in found:
+        check(problem, schedule, generation)
+        oracle.check_halves(projection.emit(problem, schedule, generation), generation)
+
+
+def test_two_cores_that_cannot_share() -> None:
+    """Halves that whole pieces of the results do not make up: every schedule is one for a core alone."""
+    for rows, widths in (((1, 1), (1024, 70)), ((3,), (240,)), ((131,), (200,))):
+        problem = ProjectionProblem(rows, 512, widths, BF16)
+        assert projection.schedules(problem, 3, 2) == projection.schedules(problem, 3)
+
+
+@pytest.mark.parametrize(("depth", "widths", "share"), [(1536, QKV, 0.66), (5376, (2048, 1024, 1024), 0.53)], ids=str)
+def test_modelled_time_on_two_cores(depth: int, widths: tuple[int, ...], share: float) -> None:
+    """Half, where a half's rows are long enough for DMA (31B, tp 4); E2B's are 2560 bytes, and latency stays."""
+    problem = ProjectionProblem((1, 1), depth, widths, BF16, 1e-6)
+    one, two = (compare(problem, projection, 3, cores).profile.us for cores in (1, 2))
+    assert two < share * one
+
+
 def test_one_row_through_a_ring() -> None:
     """Slabs take the places of those that are used up."""
     problem = ProjectionProblem((1, 1), 1792, (1024, 128), F32, 1e-6)
@@ -165,7 +207,7 @@ def test_every_schedule_fits_in_the_order_of_the_program() -> None:
 
 
 def test_no_schedule_fits() -> None:
-    with pytest.raises(G4cError, match="no schedule fits: 1 rows of 120000 features take") as refused:
+    with pytest.raises(G4cError, match="no schedule fits: 120000 features of one row take") as refused:
         projection.schedules(ProjectionProblem((1,), 120000, (128,), BF16, 1e-6), 3)
     assert refused.value.code == "G4C-K040"
 

@@ -87,6 +87,20 @@ def test_blocks_of_rows(rows: tuple[int, ...], blocks: list[int], parts: str) ->
         check(problem, schedule)
 
 
+@pytest.mark.parametrize("generation", [3, 4])
+@pytest.mark.parametrize(("rows", "block"), [((2, 131), 131), ((1100,), 384)], ids=str)
+def test_two_cores_share_rows(generation: int, rows: tuple[int, ...], block: int) -> None:
+    """Of many rows each program does half; of few, or an odd number, both would do all."""
+    problem = ResidualProblem(rows, 200, BF16, 1e-6, **PARTS["all"])
+    schedule = residual.schedules(problem, generation, 2)[0]
+    assert (schedule.cores, schedule.rows) == (2, block)
+    check(problem, schedule, generation)
+    oracle.check_halves(residual.emit(problem, schedule, generation), generation)
+    for few in ((1, 1), (128,), (131,)):
+        alone = ResidualProblem(few, 200, BF16, 1e-6, **PARTS["all"])
+        assert residual.schedules(alone, generation, 2) == residual.schedules(alone, generation)
+
+
 def test_a_wide_stream_is_cut_into_blocks_of_columns() -> None:
     """As in 31B: the stream is wider than what PSUM takes of it at once."""
     problem = ResidualProblem((200,), 2688, F32, 1e-6, mlp=512)

@@ -48,7 +48,8 @@ class KernelText:
     """A kernel before its budget is known.
 
     `summary`: what it computes; `schedule`: how, one line each; `inputs`, `outputs`: names and types; `resident`: bytes
-    per partition of SBUF that its tiles take; `body`: its lines, which end in the return of the outputs.
+    per partition of SBUF that its tiles take; `body`: its lines, which end in the return of the outputs; `cores`: 2
+    where two programs share the work.
     """
 
     name: str
@@ -58,6 +59,7 @@ class KernelText:
     outputs: tuple[tuple[str, TensorType], ...]
     resident: int
     body: str
+    cores: int = 1
 
 
 def generation_of(number: int) -> Generation:
@@ -94,7 +96,8 @@ def make_artifact(kernel: KernelText, generation: int) -> KernelArtifact:
     """The kernel as a file. The budget in its docstring is that of a dry run under the rules of `generation`."""
     bare = _file(kernel, ())
     arrays = [np.empty(kind.shape, kind.dtype.numpy) for _, kind in kernel.inputs]
-    run = source.load(bare, kernel.name).specialize(_TARGET[generation]).run(*arrays, dry=True)
+    function = source.load(bare, kernel.name).specialize(_TARGET[generation])
+    run = (function if kernel.cores == 1 else function[kernel.cores]).run(*arrays, dry=True)
     _, psum = run.peaks[0]
     limit = generation_of(generation).sbuf_usable
     budget = (
@@ -108,6 +111,7 @@ def make_artifact(kernel: KernelText, generation: int) -> KernelArtifact:
         inputs=kernel.inputs,
         outputs=kernel.outputs,
         schedule="; ".join(kernel.schedule),
+        cores=kernel.cores,
     )
 
 

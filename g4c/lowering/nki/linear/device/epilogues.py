@@ -120,23 +120,21 @@ def scale_features(hidden, width, rows, scale):
         nisa.tensor_scalar(dst=values, data=values, op0=nl.multiply, operand0=scale[: values.shape[0], :])
 
 
-def project_to_features(target, weights, x, rows, ring, loads, banks, columns):
-    """target [128, tiles, rows] = weights^T x."""
-    width = weights.shape[1]
+def project_to_features(target, weights, offset, width, x, rows, ring, loads, banks, columns):
+    """target [128, tiles, rows] = weights[:, offset : offset + width]^T x."""
     used = 0
     for first in range(0, width, columns):
         groups = tile_groups(first, min(columns, width - first), 512 // rows)
         sums = take_banks(banks, used, len(groups))
         used += len(groups)
-        loads = multiply_to_features(sums, groups, weights, 0, width, x, rows, ring, loads)
+        loads = multiply_to_features(sums, groups, weights, offset, width, x, rows, ring, loads)
         for n in range(len(groups)):
             nisa.tensor_copy(dst=group_of(target, groups[n], rows), src=in_bank(sums[n], groups[n], rows))
     return loads
 
 
-def project_to_rows(outputs, weights, x, row, rows, ring, loads, banks, columns):
-    """Rows from `row` on of outputs, (tensor, its first column) one by one, = x^T weights."""
-    width = weights.shape[1]
+def project_to_rows(outputs, weights, offset, width, x, row, rows, ring, loads, banks, columns):
+    """Rows from `row` on of outputs, (tensor, its first column) one by one, = x^T times columns from offset on."""
     used = 0
     for first in range(0, width, columns):
         size = min(columns, width - first)
@@ -144,7 +142,7 @@ def project_to_rows(outputs, weights, x, row, rows, ring, loads, banks, columns)
         for _ in range(0, rows, 128):
             sums.append(take_banks(banks, used, (size + 511) // 512))
             used += (size + 511) // 512
-        loads = multiply_to_rows(sums, weights, first, size, x, rows, ring, loads)
+        loads = multiply_to_rows(sums, weights, offset + first, size, x, rows, ring, loads)
         for r in range(len(sums)):
             store_sums(outputs, sums[r], first, size, row + 128 * r, min(128, rows - 128 * r))
     return loads

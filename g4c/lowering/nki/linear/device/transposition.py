@@ -65,19 +65,14 @@ def load_features(source, first, rows, place):
     return target
 
 
-def store_features(outputs, source, first, rows):
-    """Rows of outputs from `first` on = source [128, tiles, rows].
+def store_features(outputs, source, first, rows, folds):
+    """Rows of outputs from `first` on = source [128, tiles, rows], each in `folds` lines.
 
     outputs: (tensor [*, width] in HBM, its first feature) one by one.
     """
     columns, pitch = source.shape[1], source.shape[2]
-    width, aligned = 0, True
-    for output, start in outputs:
-        width += output.shape[1]
-        aligned = aligned and start % 256 == 0
-    folds = folds_of(rows, width)
-    if len(outputs) > 1 and (rows > 1 or width != 256 * folds or not aligned):
-        folds = 1
+    last, start = outputs[-1]
+    width = start + last.shape[1]
     fold, line = columns // folds, width // folds  # tiles and features per line
     elements = 1024 if source.dtype == nl.bfloat16 else 512  # a PSUM bank
     for start in range(0, rows, 128):
