@@ -25,7 +25,7 @@ import numpy as np
 from measurement import AT_END, AT_START, REPOSITORY, machine, print_machine
 
 sys.path.insert(0, str(REPOSITORY))
-sys.path.insert(0, str(REPOSITORY / "tests" / "lowering" / "nki"))
+sys.path.insert(0, str(REPOSITORY / "tests" / "lowering" / "nki_kernels"))
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 TARGETS = {"trn1": 2, "trn2": 3, "trn3": 4}

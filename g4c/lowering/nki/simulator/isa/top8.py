@@ -37,15 +37,14 @@ def max8(dst, src, name=None):
 def _matches(values: np.ndarray, wanted: np.ndarray, order: range) -> np.ndarray:
     """The position of each wanted value, successive ones for duplicates in `order`; -1 where there is none."""
     found = np.full(wanted.shape, -1, np.int64)
-    for row in range(len(values)):
-        taken: dict[float, int] = {}
-        for column in order:
-            value = wanted[row, column]
-            positions = np.flatnonzero(values[row] == value)
-            used = taken.get(float(value), 0)
-            if used < len(positions):
-                found[row, column] = positions[used]
-                taken[float(value)] = used + 1
+    for n, column in enumerate(order):
+        equal = values == wanted[:, column : column + 1]
+        first = equal.argmax(axis=1)
+        found[:, column] = np.where(equal[np.arange(len(values)), first], first, -1)
+        before = (wanted[:, order[:n]] == wanted[:, column : column + 1]).sum(axis=1)
+        for row in np.flatnonzero(before):
+            positions = np.flatnonzero(equal[row])
+            found[row, column] = positions[before[row]] if before[row] < len(positions) else -1
     return found
 
 
