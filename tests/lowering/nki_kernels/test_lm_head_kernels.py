@@ -15,8 +15,12 @@ from g4c.lowering.nki.linear import lm_head
 from g4c.lowering.nki.linear.lm_head import HeadProblem
 
 
-def run(problem: HeadProblem, generation: int = 3) -> tuple[np.ndarray, ...]:
-    return oracle.run(lm_head.emit(problem, lm_head.schedules(problem, generation)[0], generation), generation)
+def run(problem: HeadProblem, generation: int = 3, cores: int = 1) -> tuple[np.ndarray, ...]:
+    artifact = lm_head.emit(problem, lm_head.schedules(problem, generation, cores)[0], generation)
+    assert artifact.cores == cores
+    if cores == 2:
+        oracle.check_halves(artifact, generation)
+    return oracle.run(artifact, generation)
 
 
 @pytest.mark.parametrize("generation", TARGETS)
@@ -80,6 +84,41 @@ def test_the_best_of_tiles(generation: int, dtype, rows: tuple[int, ...], tile: 
         np.testing.assert_allclose(sums[n, :, 0], np.exp(part - best[:, :1]).sum(axis=-1), rtol=2e-6)
         ties += (np.diff(best) == 0).sum()
     assert ties > 0 or dtype is F32
+
+
+@pytest.mark.parametrize("generation", [3, 4])
+@pytest.mark.parametrize(
+    ("rows", "tile", "stored"),
+    [
+        ((1, 1), 0, False),
+        ((5,), 0, False),
+        ((130,), 0, False),
+        ((1,), 0, True),
+        ((3,), 512, True),
+        ((100, 1), 512, True),
+    ],
+    ids=str,
+)
+def test_two_cores(generation: int, rows: tuple[int, ...], tile: int, stored: bool) -> None:
+    """Each program does half of the vocabulary: the very numbers of a program alone."""
+    problem = HeadProblem(rows, 300, 5120, BF16, 2.0, 1e-6, tile, stored=stored)
+    for found, expected in zip(run(problem, generation, 2), run(problem, generation), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_two_cores_that_cannot_share() -> None:
+    """Half of the vocabulary is no whole slab of weights, or no whole number of tiles."""
+    for columns, tile in ((5376, 0), (1536, 512)):
+        problem = HeadProblem((1,), 256, columns, BF16, tile=tile, stored=True)
+        assert lm_head.schedules(problem, 3, 2) == lm_head.schedules(problem, 3)
+
+
+@pytest.mark.parametrize(("tile", "stored", "share"), [(0, False, 0.53), (2048, True, 0.56), (0, True, 0.54)])
+def test_modelled_time_on_two_cores(tile: int, stored: bool, share: float) -> None:
+    """Half, but for what comes before the weights and after them; a sixteenth of E2B's vocabulary."""
+    problem = HeadProblem((1, 1), 1536, 16384, BF16, 30.0, 1e-6, tile, stored=stored)
+    one, two = (compare(problem, lm_head, 3, cores).profile.us for cores in (1, 2))
+    assert two < share * one
 
 
 @pytest.mark.parametrize(("tile", "columns"), [(100, 1000), (4096, 8192), (512, 1027), (7, 7)])

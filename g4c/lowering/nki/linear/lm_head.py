@@ -14,7 +14,7 @@ from g4c.ir.module import Function
 from g4c.ir.ops import RmsNormOp, SoftcapOp, TopKOp, TransposeOp
 from g4c.ir.types import DType, TensorType
 from g4c.lowering.nki.artifact import KernelArtifact
-from g4c.lowering.nki.linear.kernel_file import NL_DTYPES, KernelText, make_artifact, sbuf_budget
+from g4c.lowering.nki.linear.kernel_file import NL_DTYPES, KernelText, make_artifact, rows_of, sbuf_budget
 from g4c.lowering.nki.source_text import SourceText
 
 BEST = 8  # how many of a tile
@@ -95,31 +95,34 @@ def from_function(function: Function) -> HeadProblem:
 @dataclass(frozen=True)
 class HeadSchedule:
     """`columns`: whose sums are in PSUM together, `banks` of them in all; `slots`: of the ring, each of 256 rows and
-    `columns` columns.
+    `columns` columns. `cores`: that share the vocabulary.
     """
 
     columns: int
     banks: int
     slots: int
+    cores: int = 1
 
 
 def schedules(problem: HeadProblem, generation: int, cores: int = 1) -> tuple[HeadSchedule, ...]:
-    """Candidates, best guess first. G4C-K040: none fits."""
+    """Candidates, best guess first; of `cores` 2 each does half of the vocabulary, if it can. G4C-K040: none fits."""
     found = []
     usable = sbuf_budget(generation)
+    if problem.vocabulary % 512 or (problem.tile and problem.tiles % 2):
+        cores = 1
     if problem.stored:
-        return _stored_schedules(problem, usable)
+        return _stored_schedules(problem, usable, cores)
     banks = _BANKS if problem.count <= 128 else _BANKS - 2  # more rows are transposed while sums are in use
     for columns in (512 * (banks // 2), 1024):
         slots = min(_MOST_SLOTS, (usable - _resident_bytes(problem, columns)) // _slot_bytes(problem, columns))
         if slots >= 2:
-            found.append(HeadSchedule(min(columns, problem.vocabulary), banks, slots))
+            found.append(HeadSchedule(min(columns, problem.vocabulary // cores), banks, slots, cores))
     if not found:
         raise G4cError("G4C-K040", f"no schedule fits: {problem.depth} features leave no room for weights")
     return tuple(found)
 
 
-def _stored_schedules(problem: HeadProblem, usable: int) -> tuple[HeadSchedule, ...]:
+def _stored_schedules(problem: HeadProblem, usable: int, cores: int) -> tuple[HeadSchedule, ...]:
     """As many columns as a PSUM bank has sums of, with tiles a part of one; a slot has 256 of them, whole."""
     columns = 256 * min(8, 256 // problem.count)
     if problem.tile:
@@ -130,7 +133,7 @@ def _stored_schedules(problem: HeadProblem, usable: int) -> tuple[HeadSchedule, 
     slots = min(_MOST_SLOTS, free // _slot_bytes(problem, problem.depth))
     if slots < 2:
         raise G4cError("G4C-K040", f"no schedule fits: {problem.depth} features leave no room for weights")
-    return (HeadSchedule(columns, _BANKS, slots),)
+    return (HeadSchedule(columns, _BANKS, slots, cores),)
 
 
 def _slot_bytes(problem: HeadProblem, columns: int) -> int:
@@ -156,14 +159,16 @@ def emit(problem: HeadProblem, schedule: HeadSchedule, generation: int) -> Kerne
     if problem.stored:
         order = "tiles of the weights are transposed on the way, each while the one before is multiplied"
         resident, width = resident + 4 * problem.depth * problem.dtype.bits // 8, problem.depth
+    shared = ("two programs, each of which does half of the vocabulary",) if schedule.cores == 2 else ()
     kernel = KernelText(
         name=kernel_name(problem),
         summary=_summary(problem),
-        schedule=(order, f"weights stream through a ring of {schedule.slots} slots, 256 x {width} each"),
+        schedule=(*shared, order, f"weights stream through a ring of {schedule.slots} slots, 256 x {width} each"),
         inputs=operands(problem),
         outputs=results(problem),
         resident=resident + schedule.slots * _slot_bytes(problem, width),
         body=_body(problem, schedule),
+        cores=schedule.cores,
     )
     return make_artifact(kernel, generation)
 
@@ -203,53 +208,84 @@ def _summary(problem: HeadProblem) -> tuple[str, ...]:
     logits = f"{problem.cap:g} * tanh({product} / {problem.cap:g})" if problem.cap else product
     what = f"the {BEST} largest of every {problem.tile} of" if problem.tile else "logits ="
     return (
-        f"The head: {what} {logits}; {problem.count} rows of {problem.depth} features, {problem.vocabulary} columns, "
-        f"{problem.dtype.mlir}.",
+        f"The head: {what} {logits}; {rows_of(problem.count)} of {problem.depth} features, {problem.vocabulary} "
+        f"columns, {problem.dtype.mlir}.",
     )
 
 
 def _body(problem: HeadProblem, schedule: HeadSchedule) -> str:
     text = SourceText()
-    constants: dict[str, int | float] = {"ROWS": problem.count, "DEPTH": problem.depth, "COLUMNS": schedule.columns}
-    constants |= {"SLOTS": schedule.slots, "CAP": problem.cap}
-    if problem.stored:
-        constants["TILE"] = problem.tile or schedule.columns
+    text.add(f"""
+        ROWS = {problem.count}
+        DEPTH = {problem.depth}
+        VOCABULARY = {problem.vocabulary}
+        COLUMNS = {schedule.columns}  # whose sums are in PSUM together
+        SLOTS = {schedule.slots}
+        CAP = {problem.cap!r}
+    """)
     if problem.epsilon is not None:
-        constants["EPSILON"] = problem.epsilon
-    for name, value in constants.items():
-        text.add(f"{name} = {value!r}")
+        text.add(f"EPSILON = {problem.epsilon!r}")
+    if schedule.cores == 2:
+        text.add("SHARE = VOCABULARY // 2  # of a core\nassert nl.num_programs() == 2\ncore = nl.program_id(0)")
     for name, kind in results(problem):
-        dtype = NL_DTYPES[kind.dtype]
-        text.add(f"{name} = nl.ndarray({kind.shape}, dtype=nl.{dtype}, buffer=nl.shared_hbm)")
+        text.add(f"{name} = nl.ndarray({kind.shape}, dtype=nl.{NL_DTYPES[kind.dtype]}, buffer=nl.shared_hbm)")
+    _add_results(text, problem, schedule)
     text.add("x_rows = x.reshape((ROWS, DEPTH))")
-    if not problem.tile:
-        text.add(f"logits_rows = logits.reshape((ROWS, {problem.vocabulary}))")
     text.add(f"ring = make_ring(SLOTS, {'DEPTH' if problem.stored else 'COLUMNS'}, x.dtype)")
     if not problem.stored:
         text.add(f"banks = make_banks({schedule.banks})")
-    text.add("loads = 0")
-    with text.block("for row in range(0, ROWS, 128):"):
-        text.add("rows = min(128, ROWS - row)")
-        text.add("features = load_features(x_rows, row, rows, 0)")
-        if problem.epsilon is not None:
-            with text.block("if row == 0:"):
-                text.add("mean = averager(DEPTH)")
-                text.add(f"gains = [{'load_vector(gain, 32)' if problem.gain else ''}]")
-            text.add(f"normed = nl.ndarray((128, {-(-problem.depth // 128)}, rows), dtype=x.dtype, buffer=nl.sbuf)")
-            text.add("normalize(normed, features, DEPTH, rows, gains, EPSILON, mean)")
-            text.add("features = normed")
-        if problem.stored:
-            count = problem.tiles * problem.count
-            rows = [f"{name}.reshape(({count}, {kind.shape[-1]}))" for name, kind in results(problem)]
-            text.add(f"""
-                results = [{", ".join(rows) if problem.tile else "logits_rows"}]
-                kind = nl.{NL_DTYPES[problem.result]}
-                loads = stored_to_rows(
-                    results, weight, features, row, rows, CAP, ring, loads, COLUMNS, TILE, kind
-                )
-            """)
-        else:
-            text.add("out = logits_rows")
-            text.add("loads = capped_to_rows(out, weight, features, row, rows, CAP, ring, loads, banks, COLUMNS)")
+    text.add()
+    if problem.count <= 128:
+        text.add("features = load_features(x_rows, 0, ROWS, 0)")
+        _add_norm(text, problem)
+        _add_block(text, problem, schedule, "0", "ROWS", "0")
+    else:
+        _add_norm(text, problem)
+        text.add("loads = 0  # of the ring's slots")
+        with text.block("for row in range(0, ROWS, 128):"):
+            text.add("rows = min(128, ROWS - row)\nfeatures = load_features(x_rows, row, rows, 0)")
+            _add_block(text, problem, schedule, "row", "rows", "loads")
     text.add(f"return {', '.join(name for name, _ in results(problem))}")
     return str(text)
+
+
+def _add_results(text: SourceText, problem: HeadProblem, schedule: HeadSchedule) -> None:
+    """The results as rows, of two cores each one's own."""
+    if not problem.tile:
+        mine = "[:, core * SHARE : (core + 1) * SHARE]" if schedule.cores == 2 else ""
+        text.add(f"logits_rows = logits.reshape((ROWS, VOCABULARY)){mine}")
+        return
+    count = problem.tiles * problem.count
+    mine = f"[core * {count // 2} : (core + 1) * {count // 2}]" if schedule.cores == 2 else ""
+    text.add("best = []  # rows of values, indices, sums: a tile after the other")
+    for name, kind in results(problem):
+        text.add(f"best.append({name}.reshape(({count}, {kind.shape[-1]})){mine})")
+
+
+def _add_norm(text: SourceText, problem: HeadProblem) -> None:
+    """What the norm needs for all rows."""
+    if problem.epsilon is not None:
+        text.add(f"mean = averager(DEPTH)\ngains = [{'load_vector(gain, 32)' if problem.gain else ''}]")
+
+
+def _add_block(text: SourceText, problem: HeadProblem, schedule: HeadSchedule, row: str, rows: str, loads: str) -> None:
+    """The rows from `row` on, up to 128, whose features are there."""
+    x = "features"
+    if problem.epsilon is not None:
+        x = "normed"
+        text.add(f"""
+            normed = nl.ndarray((128, {-(-problem.depth // 128)}, {rows}), dtype=x.dtype, buffer=nl.sbuf)
+            normalize(normed, features, DEPTH, {rows}, gains, EPSILON, mean)
+        """)
+    kept = "loads = " if loads == "loads" else ""
+    weights = "weight, core * SHARE, SHARE" if schedule.cores == 2 else "weight, 0, VOCABULARY"
+    shared = f"{weights}, {x}, {row}, {rows}, CAP, ring, {loads}"
+    if problem.stored:
+        found, tile = ("best", str(problem.tile)) if problem.tile else ("[logits_rows]", "COLUMNS")
+        text.add(f"""
+            {kept}stored_to_rows(
+                {found}, {shared}, COLUMNS, {tile}, nl.{NL_DTYPES[problem.result]}
+            )
+        """)
+    else:
+        text.add(f"{kept}capped_to_rows(logits_rows, {shared}, banks, COLUMNS)")

@@ -7,15 +7,17 @@ from g4c.lowering.nki.simulator import isa as nisa
 from g4c.lowering.nki.simulator import language as nl
 
 
-def capped_to_rows(output, weights, x, row, rows, cap, ring, loads, banks, columns):
-    """Rows from `row` on of output = cap * tanh(x^T weights / cap), or x^T weights where cap is 0."""
-    width = weights.shape[1]
+def capped_to_rows(output, weights, offset, width, x, row, rows, cap, ring, loads, banks, columns):
+    """Rows from `row` on of output = cap * tanh(p / cap), or p where cap is 0.
+
+    p = x^T weights[:, offset : offset + width].
+    """
     used = 0
     for first in range(0, width, columns):
         size = min(columns, width - first)
         sums = take_banks(banks, used, (size + 511) // 512)
         used += len(sums)
-        loads = multiply_to_rows([sums], weights, first, size, x, rows, ring, loads)
+        loads = multiply_to_rows([sums], weights, offset + first, size, x, rows, ring, loads)
         result = nl.ndarray((rows, size), dtype=output.dtype, buffer=nl.sbuf)
         for c in range(len(sums)):
             low, high = 512 * c, min(512 * c + 512, size)
@@ -102,14 +104,14 @@ def store_best(results, logits, first):
         nisa.dma_copy(dst=target[first : first + count], src=source)
 
 
-def stored_to_rows(results, weights, x, row, rows, cap, ring, loads, columns, tile, dtype):
-    """Rows from `row` on of (weights x)^T, capped; weights [n, k] as a checkpoint has them.
+def stored_to_rows(results, weights, offset, width, x, row, rows, cap, ring, loads, columns, tile, dtype):
+    """Rows from `row` on of (w x)^T, capped; w: `width` rows from `offset` on of weights [n, k], as in a checkpoint.
 
-    results: one tensor [rows, n], where they go as `dtype`; or three, as store_best takes them: the best of every `tile`
-    of the n, found for as many tiles at once as the partitions have room for.
+    results: one tensor [rows, n], where they go as `dtype`; or three, as store_best takes them, with the best of every
+    `tile` of the n, found for as many tiles at once as the partitions have room for.
     Tiles of the weights are transposed on the way. A tile is multiplied while the next one is transposed.
     """
-    width, depth = weights.shape
+    depth = weights.shape[1]
     tiles = (width + 127) // 128
     flipped, next_flipped = [], []
     for n in range(tiles + 1):
@@ -117,7 +119,7 @@ def stored_to_rows(results, weights, x, row, rows, cap, ring, loads, columns, ti
             if n % 2 == 0:
                 slot = ring[loads % len(ring)]
                 loads += 1
-                load_weights(slot, weights, 128 * n, 0, depth)
+                load_weights(slot, weights, offset + 128 * n, 0, depth)
             at, limit, step = tile_features(n, width)
             partitions = (limit - at + step - 1) // step
             start = n % 2 * depth
