@@ -78,7 +78,7 @@ def take(program: Program, tensor: NkiTensor) -> Taken:
     tensor = _static(program, tensor)
     storage, values = tensor.storage, array_of(tensor)
     if storage.life is not None:
-        storage.life.touch(tensor.first_row, tensor.shape[0], program.instructions, load=False)
+        storage.life.touch(tensor.first_row, tensor.shape[0], program.instructions)
     ordered = None if storage.writers is None or not program.strict else ~_foreign(program, tensor)
     if ordered is not None and not ordered.all():
         return values, ordered
@@ -146,15 +146,14 @@ def write(
     mark: int = WRITTEN,
     defined: np.ndarray | None = None,
     source: Leftovers | None = None,
-    load: bool = False,
 ) -> None:
     """Store `values` (already of the tensor's type, any shape of the same size) and mark what was written.
 
-    `defined`: which of the values are, None: all; `source`: where those that are not come from. `load`: from HBM.
+    `defined`: which of the values are, None: all; `source`: where those that are not come from.
     """
     if program.dry:
         if tensor.storage.life is not None:
-            tensor.storage.life.touch(tensor.first_row, tensor.shape[0], program.instructions, load)
+            tensor.storage.life.touch(tensor.first_row, tensor.shape[0], program.instructions)
         return
     tensor = _static(program, tensor)
     storage = tensor.storage
@@ -164,7 +163,7 @@ def write(
         _sign(program, marks_of(tensor, storage.writers, 1), array_of(tensor), values)
     put(tensor, values)
     if storage.life is not None:
-        storage.life.touch(tensor.first_row, tensor.shape[0], program.instructions, load)
+        storage.life.touch(tensor.first_row, tensor.shape[0], program.instructions)
     if defined is not None:
         chosen = np.where(defined.reshape(tensor.shape), mark, LEFTOVER)
         put_marks(tensor, storage.mark_array(tensor.itemsize), storage.unit, chosen)

@@ -69,10 +69,7 @@ def _check_parameters(function: Callable[..., Any], arguments: tuple[Any, ...], 
 def _record(step: Any) -> Any:
     """What an instruction that has come to its values leaves behind: the uses of its tiles, and the record."""
     reads, writes = accesses(step)
-    number = step.program.instructions
-    load = step.name.startswith("dma_") and any(not tensor.on_chip for tensor in reads)
-    for tensors, loaded in ((reads, False), (writes, load)):
-        for tensor in tensors:
-            if tensor.storage.life is not None:
-                tensor.storage.life.touch(tensor.first_row, tensor.shape[0], number, loaded)
+    for tensor in reads + writes:
+        if tensor.storage.life is not None:
+            tensor.storage.life.touch(tensor.first_row, tensor.shape[0], step.program.instructions)
     return step.done()

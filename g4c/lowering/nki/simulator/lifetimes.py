@@ -3,7 +3,7 @@
 In: the lives of a program's tiles (first write to last use, in instruction numbers, per quadrant of 32 partitions).
 Out: the peak of each memory with the tiles that make it; a refusal where it exceeds the memory.
 Invariant: the peak is a lower bound of what any allocation needs in program order: in SBUF tiles of few partitions
-share their bytes with others in full, a quadrant is free after its last use, loads happen when they are needed.
+share their bytes with others in full, a quadrant is free after its last use.
 Tiles that the kernel places with `address=` may take turns in the same bytes.
 """
 

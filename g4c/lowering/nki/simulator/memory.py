@@ -40,8 +40,7 @@ ON_CHIP = frozenset({MemoryRegion.sbuf, MemoryRegion.psum})
 class Life:
     """When a tile was alive, in instruction numbers, per quadrant of 32 partitions.
 
-    `first`: the first write, or where HBM was loaded the first use, because the compiler issues loads when it likes;
-    -1 where there is none. `last`: the last use.
+    `first`: the first use, which is a write; -1 where there is none. `last`: the last use.
     """
 
     region: MemoryRegion
@@ -57,12 +56,10 @@ class Life:
         quadrants = -(-self.partitions // QUADRANT)
         self.first, self.last = [-1] * quadrants, [-1] * quadrants
 
-    def touch(self, start: int, count: int, instruction: int, load: bool) -> None:
-        """Partitions start..start + count - 1 of the tile are used by an instruction, or loaded from HBM."""
+    def touch(self, start: int, count: int, instruction: int) -> None:
+        """Partitions start..start + count - 1 of the tile are used by an instruction."""
         for quadrant in range(start // QUADRANT, (start + count - 1) // QUADRANT + 1):
             if self.first[quadrant] < 0:
-                if load:
-                    continue
                 self.first[quadrant] = instruction
             self.last[quadrant] = instruction
 

@@ -82,7 +82,7 @@ def dma_copy(
     target = access.resolve(step.program, dst, skip)
     if source is not None and target is not None:
         values, defined = step.take(source)
-        _put(step, target, _cast(step, dst, src, values, defined), defined, load=not source.on_chip)
+        _put(step, target, _cast(step, dst, src, values, defined), defined)
     return step.done(dge_mode=dge_mode)
 
 
@@ -99,10 +99,10 @@ def _cast(step: Step, dst: NkiTensor, src: NkiTensor, values: np.ndarray, define
     return dtypes.convert(values, src.dtype, dst.dtype)
 
 
-def _put(step: Step, dst: NkiTensor, values: np.ndarray, defined: np.ndarray | None = None, load: bool = False) -> None:
+def _put(step: Step, dst: NkiTensor, values: np.ndarray, defined: np.ndarray | None = None) -> None:
     """Write with the marks of what was read."""
     step.writes.append(dst)
-    access.write(step.program, dst, values, WRITTEN, defined, step.source, load)
+    access.write(step.program, dst, values, WRITTEN, defined, step.source)
 
 
 def _rows_of(step: Step, src: NkiTensor, indices: np.ndarray) -> access.Taken:
@@ -142,11 +142,11 @@ def _copy_rows(step: Step, dst: NkiTensor, src: NkiTensor, skip: bool) -> None:
         marks = None if defined is None else defined.reshape(shape)
         access.scatter(program, dst, targets[keep], values.reshape(shape), marks, step.source)
     elif keep.all():
-        _put(step, dst, values, defined, load=not src.on_chip)
+        _put(step, dst, values, defined)
     elif dst.shape[0] == rows:
         for at, row in enumerate(np.flatnonzero(keep)):  # the other rows stay as they are
             view = dst.with_layout((1, *dst.shape[1:]), dst.strides, dst.offset + int(row) * dst.strides[0])
-            _put(step, view, values[at], None if defined is None else defined[at], load=not src.on_chip)
+            _put(step, view, values[at], None if defined is None else defined[at])
     else:
         raise error("G4C-K017", f"nisa.dma_copy: {rows} gathered rows, dst is {list(dst.shape)}", "one row per index")
 
@@ -190,7 +190,7 @@ def dma_transpose(dst, src, axes=None, priority=None, dge_mode=DgeMode.unknown, 
         rows, known = _rows_of(step, src, indices[valid])
         values[valid] = rows
         defined[valid] = True if known is None else known
-        _put(step, dst, np.transpose(values, order), None if defined.all() else np.transpose(defined, order), load=True)
+        _put(step, dst, np.transpose(values, order), None if defined.all() else np.transpose(defined, order))
         return step.done(dge_mode=dge_mode)
     if dge_mode is DgeMode.hwdge:
         _check_hardware_transpose(step, src)
@@ -198,7 +198,7 @@ def dma_transpose(dst, src, axes=None, priority=None, dge_mode=DgeMode.unknown, 
     if source is not None:
         values, known = step.take(source)
         marks = None if known is None else np.transpose(known.reshape(src.shape), order)
-        _put(step, dst, np.transpose(values.reshape(src.shape), order), marks, load=not source.on_chip)
+        _put(step, dst, np.transpose(values.reshape(src.shape), order), marks)
     return step.done(dge_mode=dge_mode)
 
 
