@@ -219,10 +219,31 @@ def test_an_odd_batch_of_one_kv_head_is_not_shared() -> None:
     assert schedules(shape, 3, 2) == schedules(shape, 3)
 
 
-def test_a_first_part_of_which_nothing_is_seen() -> None:
-    """Its maximum is that of hidden keys; what it adds is gone when the second part is merged."""
+def test_a_part_of_which_nothing_is_seen() -> None:
+    """The first half of the keys is behind the window: however large its values, they add nothing."""
     shape = DecodeProblem(1, 1, 2, 1, 128, (Segment("mixed", 256),), 64, dtype=DType.F32)
     case = make(shape, [(1000, 1)])
-    held = np.concatenate([np.arange(0, 128), np.arange(873, 1001)])[None]
-    case.operands["mixed_held"] = held.reshape(1, 2, 128).transpose(0, 2, 1).reshape(1, 256).astype(np.int32)
+    held = np.concatenate([np.arange(0, 128), np.arange(873, 1001)])
+    case.operands["mixed_held"] = held.reshape(2, 128).T.reshape(1, 256).astype(np.int32)
+    case.operands["mixed_values"].reshape(128, 2, 128)[:, 0] = 3e38
     check(case, schedule=DecodeSchedule(1, 4, 1, 2))
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_row_that_sees_nothing_gives_zeros(parts: int) -> None:
+    """All keys are ahead of the second row."""
+    case = make(DecodeProblem(1, 2, 2, 1, 128, (Segment("mixed", 256),), dtype=DType.F32), [(300, 2)])
+    case.operands["mixed_held"] = np.random.default_rng(0).permutation(256)[None].astype(np.int32) + 20
+    case.operands["positions"][:] = 300, 10
+    check(case, schedule=DecodeSchedule(1, 4, 1, parts))
+
+
+@pytest.mark.parametrize("generation", [3, 4])
+@pytest.mark.parametrize("window", [0, 96])
+def test_keys_in_empty_slots_may_be_anything(generation: int, window: int) -> None:
+    """NaN, as memory that nobody has written may be, and values as large as they get. On v2 transposes spread NaN."""
+    case = make(problem("4:2", 256, 300, 2, 2, window=window), [(131, 2), (0, 1)])
+    empty = case.operands["past_held"] < 0
+    case.operands["past_keys"][empty], case.operands["past_values"][empty] = np.nan, 3e38
+    for parts in (1, 2):
+        check(case, generation, DecodeSchedule(1, 4, 1, parts))

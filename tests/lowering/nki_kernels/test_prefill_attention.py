@@ -156,6 +156,15 @@ def test_a_block_of_which_nothing_is_seen_changes_nothing() -> None:
     check(case)
 
 
+@pytest.mark.parametrize(("past", "window"), [(1300, 0), (300, 96)])
+def test_keys_in_empty_slots_may_be_anything(past: int, window: int) -> None:
+    """NaN, as memory that nobody has written may be, and values as large as they get. On v2 transposes spread NaN."""
+    case = make(problem("2:1", 256, 150, past, 2, window=window, dtype=DType.F32), [(131, 140), (0, 150)])
+    empty = case.operands["past_held"] < 0
+    case.operands["past_keys"][empty], case.operands["past_values"][empty] = np.nan, 3e38
+    check(case)
+
+
 @pytest.mark.parametrize(("head_dim", "window", "rows"), [(256, 100, 300), (512, 0, 200)])
 def test_torch_gives_the_same(head_dim: int, window: int, rows: int) -> None:
     """scaled_dot_product_attention in f64, with a mask of its own."""

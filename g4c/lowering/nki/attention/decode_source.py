@@ -138,12 +138,19 @@ def _code(problem: DecodeProblem, schedule: DecodeSchedule) -> str:
         "mask": "[0, ROWS * HEADS]" if p.row_masks == 1 else "[1, ROWS], [0, HEADS]",
         "visible": ", visible" if p.rows > 1 else "",
         "locate": locate(p, schedule.shares("sequences")),
+        "floor": templates.FLOOR if _floor(p, schedule) else "",
+        "invert": templates.INVERT if p.chunk else templates.INVERT_FLOOR,
         **_places(schedule),
     }
     return str(text) + "".join("\n" + Template(function).substitute(words) for function in functions)
 
 
 _Y = (("sequences", "BATCH"), ("", "ROWS"), ("heads", "HEADS"), ("", "HEAD_DIM"))  # and what cores may share
+
+
+def _floor(problem: DecodeProblem, schedule: DecodeSchedule) -> bool:
+    """Whether a row may see nothing of a part: of one with the chunk it sees itself, padding included."""
+    return not problem.chunk or schedule.parts > 1
 
 
 def _places(schedule: DecodeSchedule) -> dict[str, str]:
@@ -172,6 +179,10 @@ def _constants(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedul
         SCALE = {p.scale!r}
         MASKED = -1.0e30  # the scores of keys that a query does not see
     """)
+    if _floor(p, schedule):
+        text.add(
+            "FLOOR = -1.0e20  # the least maximum: where nothing is seen, weights are exp(SCALE * (MASKED - FLOOR)) = 0"
+        )
     if p.window:
         text.add(f"WINDOW = {p.window}")
     if p.update:

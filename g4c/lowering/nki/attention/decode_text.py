@@ -245,7 +245,7 @@ def find_peaks(scores, used, identity, ones):
         flipped = nl.ndarray((count, 128), dtype=nl.float32, buffer=nl.psum)
         nisa.nc_transpose(dst=flipped, data=highest[:, first : first + count], engine=nisa.engine.tensor)
         top = nl.ndarray((count, 1), dtype=nl.float32, buffer=nl.sbuf)
-        nisa.tensor_reduce(dst=top, op=nl.maximum, data=flipped, axis=1)
+        nisa.tensor_reduce(dst=top, op=nl.maximum, data=flipped, axis=1)$floor
         diagonal = nl.ndarray((count, count), dtype=nl.float32, buffer=nl.sbuf)
         nisa.tensor_scalar(dst=diagonal, data=identity[:count, :count], op0=nl.multiply, operand0=top)
         nisa.nc_matmul(dst=peaks[:, first : first + count], stationary=ones[:count], moving=diagonal, accumulate=False)
@@ -290,7 +290,7 @@ def multiply_values(values, partitions, columns, weights, result, accumulate):
 def invert(total, valid, first):
     """1 / total; 0 for rows that are padding."""
     inverse = nl.ndarray((128, QUERIES), dtype=nl.float32, buffer=nl.sbuf)
-    nisa.reciprocal(dst=inverse, data=total)
+    $invert
     rows = valid.ap([[BATCH * ROWS, 128], [1, SEQUENCES * ROWS], [0, HEADS]], offset=first * ROWS)
     nisa.tensor_tensor(dst=inverse, data1=inverse, data2=rows, op=nl.multiply)
     return inverse
@@ -324,6 +324,15 @@ STORE_HEADS = """        for pair, pairs, place in rows_of_heads(first * ROWS * 
             own = y.ap([[HEAD_DIM, pairs], [1, HEAD_DIM]], offset=place * HEAD_DIM)
             nisa.dma_copy(dst=own, src=rows[pair : pair + pairs])
 """
+
+# Where a part of the keys, or all of them, may be hidden from a row: its weights are 0, and so is its result.
+FLOOR = """
+        nisa.tensor_scalar(dst=top, data=top, op0=nl.maximum, operand0=FLOOR)"""
+
+INVERT = "nisa.reciprocal(dst=inverse, data=total)"
+
+INVERT_FLOOR = """nisa.tensor_scalar(dst=inverse, data=total, op0=nl.maximum, operand0=1.0e-30)
+    nisa.reciprocal(dst=inverse, data=inverse)"""
 
 MERGE = '''
 def raise_peaks(peaks, running_peak):
