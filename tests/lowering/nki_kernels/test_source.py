@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
 
 from g4c.errors import G4cError
+from g4c.lowering.nki.simulator import isa as nisa
+from g4c.lowering.nki.simulator import language as nl
+from g4c.lowering.nki.simulator import simulate
 from g4c.lowering.nki.simulator.source import load
 
 ADD = """
@@ -50,3 +54,12 @@ def test_python_that_nki_lacks_is_found_in_the_text() -> None:
 def test_a_text_without_the_kernel_is_refused() -> None:
     with pytest.raises(G4cError, match=r"K030.*add_two"):
         load(ADD, "add_two")
+
+
+def test_a_kernel_of_a_namespace_without_a_module_name_runs() -> None:
+    names: dict[str, Any] = {"nl": nl, "nisa": nisa}
+    text = ADD.partition("@nki.jit")[2].replace("float32", "nl.float32")
+    exec(text, names)
+    assert names["add_one"].__module__ is None
+    x = np.arange(12, dtype=np.float32).reshape(3, 4)
+    np.testing.assert_array_equal(simulate(names["add_one"], target="trn2")(x), x + 1)

@@ -60,7 +60,7 @@ def check_source(function: Callable[..., Any]) -> None:
     pending, seen = [function], set()
     while pending:
         current = pending.pop()
-        if not isinstance(current, types.FunctionType) or current in seen or current.__module__.startswith(_OWN):
+        if not isinstance(current, types.FunctionType) or current in seen or str(current.__module__).startswith(_OWN):
             continue
         seen.add(current)
         findings, callees = _examine(current)
