@@ -89,7 +89,7 @@ def as_refusal(problem: Exception) -> SimulationError | None:
     site = called = None
     for frame, line in traceback.walk_tb(problem.__traceback__):
         code = frame.f_code
-        if code.co_filename.startswith(_PACKAGE):
+        if code.co_filename.startswith((_PACKAGE, _NUMPY)):
             called = called or code.co_name
         else:
             site, called = Site(code.co_filename, line, code.co_name), None

@@ -23,18 +23,25 @@ _BOUNDS = COMPARISONS - {"not_equal"}
 _PREDICATES = ("bool", "int8", "int16", "uint8", "uint16")
 
 
+def _integer(step: Step, value: Any) -> int:
+    """An argument of a pattern, which may be a float without a fraction."""
+    if not isinstance(value, int | float | np.integer | np.floating) or value != int(value):
+        raise error("G4C-K002", f"nisa.{step.name}: {value!r}", "patterns, offsets and multipliers are integers")
+    return int(value)
+
+
 def _affine(step: Step, rows: int, count: int, pattern: Any, offset: Any, multiplier: int) -> np.ndarray:
     """offset + p * multiplier + sum(step * index) as int32 [rows, count]; p counts from the first partition."""
-    pairs = [(int(stride), int(number)) for stride, number in pattern]
+    pairs = [(_integer(step, stride), _integer(step, number)) for stride, number in pattern]
     if not 1 <= len(pairs) <= 4:
         raise error("G4C-K002", f"nisa.{step.name}: pattern {pattern}", "1 to 4 pairs [step, count]")
     if math.prod(number for _, number in pairs) != count:
         step.refuse("G4C-K017", f"pattern {pattern} for {count} elements per partition", "the counts multiply to them")
-    start = int(offset.read()) if isinstance(offset, VirtualRegister) else int(offset)
+    start = int(offset.read()) if isinstance(offset, VirtualRegister) else _integer(step, offset)
     values = np.zeros((), np.int64)
     for stride, number in pairs:
         values = values[..., None] + stride * np.arange(number, dtype=np.int64)
-    grid = start + multiplier * np.arange(rows, dtype=np.int64)[:, None] + values.reshape(1, -1)
+    grid = start + _integer(step, multiplier) * np.arange(rows, dtype=np.int64)[:, None] + values.reshape(1, -1)
     return grid.astype(np.int32)
 
 

@@ -40,6 +40,8 @@ def nc_matmul(
         "tile_position": tile_position,
     }
     step = Step("nc_matmul", name, TENSOR, dst=dst, **operands)
+    if accumulate is not None and not isinstance(accumulate, bool | int | np.bool_):
+        raise error("G4C-K002", f"nisa.nc_matmul: accumulate={accumulate!r}", "True, False or None")
     _check_places(step)
     double = _is_double_row(step, perf_mode)
     _check_types(step, is_transpose)

@@ -68,6 +68,8 @@ def nc_match_replace8(dst, data, vals, imm, dst_idx=None, name=None):
     step.tiles("dst", "data", "vals")
     step.same_layout("dst", "data")
     _check(step, "data", "vals")
+    if isinstance(imm, bool) or not isinstance(imm, int | float | np.integer | np.floating):
+        raise error("G4C-K002", f"nisa.nc_match_replace8: imm={imm!r}", "a compile-time number")
     values = step.read32(data)
     found = _matches(values, step.read32(vals), range(7, -1, -1))
     rows, columns = np.nonzero(found >= 0)
