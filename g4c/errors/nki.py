@@ -9,7 +9,8 @@ CATALOGUE: dict[str, Entry] = {
         "a kernel uses Python that the NKI compiler does not have",
         "A kernel's source is parsed, not executed. The compiler knows None, bool, int, float, str, tuples, lists, "
         "dictionaries with string keys, classes derived from nl.NKIObject, enums, for, while, if and assert. It has no "
-        "try, generators, sets, keyword-only parameters, 64-bit integers, and no identity tests other than with None.",
+        "try, generators, sets, keyword-only parameters, 64-bit integers, and no identity tests other than with None; "
+        "tensors have no operators of Python, and numpy cannot read them.",
     ),
     "G4C-K002": Entry(
         "an argument is not what the NKI function takes",
@@ -19,7 +20,8 @@ CATALOGUE: dict[str, Entry] = {
         "SBUF is full",
         "The tiles that live at the same time, from a tile's first write to its last use, need more bytes per "
         "partition than the generation's SBUF offers (v2 180224, v3 212984, v4 245752), or a tile is placed past the "
-        "end. Reuse tiles, make them smaller, or shorten their lives.",
+        "end. Tiles placed with address= may take turns in the same bytes. Reuse tiles, make them smaller, or shorten "
+        "their lives.",
     ),
     "G4C-K004": Entry(
         "all PSUM banks are in use",
@@ -34,7 +36,7 @@ CATALOGUE: dict[str, Entry] = {
     "G4C-K006": Entry(
         "an operand starts at an illegal partition",
         "An instruction that uses 65 to 128 partitions starts at partition 0; 33 to 64 partitions at 0 or 64; up to 32 "
-        "partitions at 0, 32, 64 or 96. DMA has no such rule.",
+        "partitions at 0, 32, 64 or 96. The partitions of an operand follow each other. DMA has no such rules.",
     ),
     "G4C-K007": Entry(
         "an operand is too large for the instruction",
@@ -73,8 +75,8 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "G4C-K014": Entry(
         "an output is not complete or not in shared HBM",
-        "What a kernel returns is allocated with buffer=nl.shared_hbm, or is one of its arguments, and every element "
-        "has been written.",
+        "What a kernel returns, a tensor or a tuple of tensors, is allocated with buffer=nl.shared_hbm, or is one of "
+        "its arguments, and every element has been written.",
     ),
     "G4C-K015": Entry(
         "an access is out of bounds",
@@ -137,7 +139,7 @@ CATALOGUE: dict[str, Entry] = {
         "an engine's accumulator registers were used by another instruction",
         "The Vector Engine's accumulators are shared by exponential, range_select, select_reduce, tensor_scalar_reduce "
         "and tensor_scalar_cumulative, the Scalar Engine's by the activations. A chain with reduce_cmd.reduce must not "
-        "be interrupted by another user.",
+        "be interrupted by another user, and goes on with the partitions that it started with.",
     ),
     "G4C-K028": Entry(
         "the simulator cannot be installed",

@@ -124,6 +124,63 @@ CASES = [
             """,
         ),
         (
+            "set()",
+            "the type set",
+            """
+            - sizes = set([64, 32])  # !
+            + sizes = [64, 32]
+            """,
+        ),
+        (
+            "complex()",
+            "the type complex",
+            """
+            - value = complex(1, 2)  # !
+            + value = (1, 2)
+            """,
+        ),
+        (
+            "a power of two beyond 32 bits",
+            "the 64-bit integer 1099511627776",
+            """
+            - mask = 2**40  # !
+            + mask = 2**32 - 1
+            """,
+        ),
+        (
+            "a shift beyond 32 bits",
+            "the 64-bit integer 8589934592",
+            """
+            - mask = 1 << 33  # !
+            + mask = 1 << 31
+            """,
+        ),
+        (
+            "keys that are counted",
+            "keys that are not strings",
+            """
+            - sizes = {n: 64 for n in range(3)}  # !
+            + sizes = {str(n): 64 for n in range(3)}
+            """,
+        ),
+        (
+            "a keyword-only parameter of a lambda",
+            "keyword-only parameters",
+            """
+            - rows = (lambda *, n=1: n)()  # !
+            + rows = (lambda n=1: n)()
+            """,
+        ),
+        (
+            "an integer key that is added",
+            "keys that are not strings",
+            """
+              sizes = {}
+            - sizes[0] = 64  # !
+            + sizes["0"] = 64
+            """,
+        ),
+        (
             "a tensor as a numpy array",
             "tensors are run-time data",
             """
@@ -163,6 +220,75 @@ CASES = [
         - class Sizes:
         + class Sizes(nl.NKIObject):
               shape = (1, 1)
+        """,
+    ),
+    Case(
+        "G4C-K001",
+        "a second base that is no NKIObject",
+        "classes derive from nl.NKIObject",
+        """
+          def kernel(x):
+              filled(Sizes().shape)  # !
+
+
+        - class Rows:
+        + class Rows(nl.NKIObject):
+              shape = (1, 1)
+
+
+        - class Sizes(nl.NKIObject, Rows):
+        + class Sizes(Rows):
+              pass
+        """,
+    ),
+    Case(
+        "G4C-K001",
+        "slots",
+        "slots and metaclasses",
+        """
+          def kernel(x):
+              filled(Sizes().shape)  # !
+
+
+          class Sizes(nl.NKIObject):
+        -     __slots__ = ()
+              shape = (1, 1)
+        """,
+    ),
+    Case(
+        "G4C-K001",
+        "try in a method",
+        "shape uses try",
+        """
+          def kernel(x):
+              filled(Sizes().shape())
+
+
+          class Sizes(nl.NKIObject):
+              def shape(self):
+        -         try:  # !
+        -             return (1, 1)
+        -         finally:
+        -             pass
+        +         return (1, 1)
+        """,
+    ),
+    Case(
+        "G4C-K001",
+        "a set in a function that is passed on",
+        "body uses a set",
+        """
+          def kernel(x):
+              run(body)
+
+
+          def run(function):
+              function()
+
+
+          def body():
+        -     sizes = {64, 32}  # !
+        +     sizes = (64, 32)
         """,
     ),
 ]

@@ -12,6 +12,7 @@ import checks_operands
 import checks_programs
 import checks_python
 import checks_types
+import checks_variants
 import checks_views
 import numpy as np
 import pytest
@@ -38,6 +39,7 @@ TABLES = (
     checks_programs,
     checks_python,
     checks_types,
+    checks_variants,
     checks_views,
 )
 CASES = [case for table in TABLES for case in table.CASES]

@@ -12,6 +12,7 @@ import checks_operands
 import checks_programs
 import checks_python
 import checks_types
+import checks_variants
 import checks_views
 import numpy as np
 import pytest
@@ -30,12 +31,15 @@ TABLES = (
     checks_programs,
     checks_python,
     checks_types,
+    checks_variants,
     checks_views,
 )
 CASES = [case for table in TABLES for case in table.CASES if case.limit is None]
 # Refused in any mode although their code is not: Python that would not run, and run-time values that are not there.
 IN_ANY_MODE = {
+    "K001 a sum in Python",
     "K001 a tensor as a numpy array",
+    "K001 numpy's sum",
     "K011 a register that nothing has loaded",
 }
 

@@ -90,7 +90,7 @@ def as_refusal(problem: Exception) -> SimulationError | None:
     for frame, line in traceback.walk_tb(problem.__traceback__):
         code = frame.f_code
         if code.co_filename.startswith((_PACKAGE, _NUMPY)):
-            called = called or code.co_name
+            called = code.co_name if called in (None, "call") else called  # call: around every instruction
         else:
             site, called = Site(code.co_filename, line, code.co_name), None
     if site is None:

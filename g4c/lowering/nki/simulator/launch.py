@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import linecache
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -151,11 +152,17 @@ def run(
         return result
     for tensor in inputs.tensors:
         _check_complete(states[0], tensor)
-    code = function.__code__
-    site = Site(code.co_filename, code.co_firstlineno, function.__name__)
-    result.results = _outputs(states[0], returned, inputs, site)
+    result.results = _outputs(states[0], returned, inputs, _definition(function))
     inputs.copy_back()
     return result
+
+
+def _definition(function: Callable[..., Any]) -> Site:
+    """The line with the `def` of a kernel."""
+    line = function.__code__.co_firstlineno
+    while linecache.getline(function.__code__.co_filename, line).startswith("@"):
+        line += 1
+    return Site(function.__code__.co_filename, line, function.__name__)
 
 
 def _outputs(program: Program, returned: Any, inputs: _Inputs, site: Site) -> Any:
