@@ -81,7 +81,7 @@ FLASH = (
 # Generated prefill attention: with a window, a past and padding; in blocks with an online softmax.
 WINDOW = (
     ("a window that is one too long, own rows", "offset=WINDOW - 1 - BAND", "offset=WINDOW - BAND", NUMBERS),
-    ("a window that is one too short, past", "operand0=float(WINDOW)", "operand0=float(WINDOW - 1)", NUMBERS),
+    ("a window that is one too short, past", "operand0=1.0 * WINDOW", "operand0=1.0 * WINDOW - 1", NUMBERS),
     ("transposes in more than PSUM holds", "rotation(2, (128, 4, 128)", "rotation(2, (128, 40, 128)", "G4C-K004"),
     ("causality by one", "offset=BAND,", "offset=BAND - 1,", NUMBERS),
     ("KV heads of another group", "GROUP = 2", "GROUP = 1", "G4C-K015"),

@@ -131,6 +131,7 @@ REFUSED = {
     "a chunk of 4 keys": {"segments": (Segment("past", 8), Segment("chunk", 4))},
     "into the past": {"segments": (Segment("past", 8), Segment("mixed", 64))},
     "two meet": {"segments": (Segment("past", 4), Segment("chunk", 5))},
+    "17500000 slots": {"batch": 25, "segments": (Segment("past", 700_000), Segment("chunk", 5))},
     "scale -1": {"scale": -1.0},
     "bf16 or f32": {"dtype": DType.F16},
     "1280 queries": {"heads": 256},

@@ -65,6 +65,7 @@ class DecodeProblem:
             ("chunk" not in kinds or self.chunk == self.rows, f"a chunk of {self.chunk} keys, {self.rows} rows"),
             (not self.update or {"past", "chunk"} <= set(kinds), "an update writes the chunk into the past"),
             (not self.update or self.rows <= self.past, f"{self.rows} rows for {self.past} slots: two meet in one"),
+            (not self.update or self.batch * self.past <= 2**24, f"{self.batch * self.past} slots: f32 counts to 2^24"),
             (self.scale > 0, f"scale {self.scale}: the maximum of the scores is that of their products"),
             (self.dtype in (DType.BF16, DType.F32), f"{self.dtype.mlir}: bf16 or f32"),
             (queries <= BANK_F32, f"{queries} queries per sequence (rows * heads), at most {BANK_F32}"),

@@ -82,7 +82,8 @@ def docstring(problem: PrefillProblem, schedule: PrefillSchedule, plan: Plan, he
         f"Budget: SBUF {total} bytes per partition ({listed}, ...), PSUM {psum_banks(held)} banks, "
         f"{instructions(problem, schedule, plan)} instructions.",
     )
-    head = f"Prefill attention: {problem.rows} queries, {problem.heads} heads on {problem.kv_heads}, head dim "
+    kv_heads = f"{problem.kv_heads} KV head{'s' if problem.kv_heads > 1 else ''}"
+    head = f"Prefill attention: {problem.rows} queries, {problem.heads} query heads on {kv_heads}, head dim "
     text = "\n\n".join(fill(paragraph, 118) for paragraph in paragraphs)
     return f'"""{head}{problem.head_dim}, {problem.dtype.mlir}.\n\n{text}\n"""'
 
@@ -98,9 +99,11 @@ def _shape(problem: PrefillProblem) -> str:
     if problem.causal:
         window = f" and less than {problem.window} positions back" if problem.window else ""
         rule = f"a query sees keys at its own position and before{window}"
+    scale = f"{problem.scale:g} * " if problem.scale != 1 else ""
+    sequences = f"of {problem.batch} sequences" if problem.batch > 1 else "of one sequence"
     blocks = f", and its whole image block (up to {problem.block_span} rows)" if problem.block_span else ""
     return (
-        f"y[b, s, h] = softmax({problem.scale:g} * q[b, s, h] k^T) v, b < {problem.batch}. Keys: {keys}. "
+        f"y[b, s, h] = softmax({scale}q[b, s, h] k[b]^T) v[b], {sequences}. Keys: {keys}. "
         f"Masking: {rule}{blocks}. Rows at position -1 are padding and give 0."
     )
 

@@ -86,9 +86,9 @@ def of_batch(text: KernelText) -> None:
             text.call("tensor_tensor", "dst=row_blocks", "data1=row_blocks", "data2=raw_blocks", "op=nl.add")
 
 
-def _by_batch(text: KernelText) -> str:
-    """The mask of sequence b: there are two of them where there are several sequences."""
-    return "seen_by_batch[b % 2]" if text.problem.batch > 1 else "seen_by_batch[0]"
+def _by_batch(text: KernelText, sequence: str) -> str:
+    """The mask of a sequence: there are two of them where there are several sequences."""
+    return f"seen_by_batch[{sequence} % 2]" if text.problem.batch > 1 else "seen_by_batch[0]"
 
 
 def _of_segment(text: KernelText, index: int) -> None:
@@ -101,7 +101,7 @@ def _of_segment(text: KernelText, index: int) -> None:
         if not _early(text):
             _load_held(text, index, "k", "width")
         if problem.by_batch(segment):
-            text.add(f"seen = {_by_batch(text)}[:, {at} : {at} + width]")
+            text.add(f"seen = {_by_batch(text, 'b')}[:, {at} : {at} + width]")
             text.call("tensor_scalar", "dst=seen", "data=held[:, :width]", "op0=nl.greater_equal", "operand0=0.0")
             return
         far = "1.0e9" if segment.kind == "mixed" else "-1.0e9"
@@ -122,7 +122,7 @@ def of_query(text: KernelText) -> None:
             text.add(f"seen = seen_by_query[v % {text.count('seen_by_query')}]")
             text.call("tensor_scalar", f"dst={own}", at, "op0=nl.add", "operand0=0.0")
             if problem.window:
-                last = ("op0=nl.subtract", "operand0=float(WINDOW)")
+                last = ("op0=nl.subtract", "operand0=1.0 * WINDOW")
                 text.call("tensor_scalar", "dst=position[1][:rows, :]", at, *last)
         for index, segment in enumerate(problem.segments):
             if problem.by_query(segment):
@@ -193,7 +193,7 @@ def _select(text: KernelText, result: str) -> None:
     masks = text.masks - {"slot"}
     alone = len(masks) == 1
     for position, (mask, part) in enumerate(parts.items()):
-        which = text.count(counts[mask]) if mask in counts else _by_batch(text)
+        which = text.count(counts[mask]) if mask in counts else _by_batch(text, 'step["b"]')
         line = f"seen = {part.format(which)}"
         if alone:
             text.add(line)

@@ -183,7 +183,11 @@ def _plan(text: SourceText, pauses: bool, resident: bool, two: bool) -> None:
             if pauses:
                 text.add("# SBUF has no room for keys of the next KV head as long as steps of this one are under way.")
                 text.add("pause(steps, loads, MULTIPLIED)")
-            text.add("number = [-1] * KEY_TILES")
+            text.add("""
+                number = []
+                for _ in range(KEY_TILES):
+                    number.append(-1)
+            """)
             heads = text.block("for head in range(g * GROUP, (g + TOGETHER) * GROUP, HEADS):")
             every = "0, QUERY_TILES, SHARED"
             with heads:
@@ -191,15 +195,15 @@ def _plan(text: SourceText, pauses: bool, resident: bool, two: bool) -> None:
                     every = "0, QUERY_TILES if passes // PASSES == core else 0, SHARED"
                 with text.block(f"for i0 in range({every}):"):
                     text.add("""
-                        shared = range(i0, min(i0 + SHARED, QUERY_TILES))
+                        i1 = min(i0 + SHARED, QUERY_TILES)
                         seen = []
                         blocks = 0
-                        for i in shared:
+                        for i in range(i0, i1):
                             tiles.append((b, i * P, min(ROWS, i * P + P), head))
                             seen.append(visits(i))
                             blocks = max(blocks, -(-len(seen[-1]) // BLOCK_BANKS))
                     """)
-                    with text.block("for p in range(blocks):"), text.block("for i in shared:"):
+                    with text.block("for p in range(blocks):"), text.block("for i in range(i0, i1):"):
                         equal = "-(-len(banks) // -(-len(banks) // BLOCK_BANKS))  # blocks of about one size"
                         text.add(f"""
                             banks = seen[i - i0]
@@ -211,13 +215,15 @@ def _plan(text: SourceText, pauses: bool, resident: bool, two: bool) -> None:
                             for h in range(HEADS if len(block) > 0 else 0):
                                 step = {"banks": block, "runs": runs, "kv": (head + h) // GROUP - g}
                                 step["unit"] = unit + (i - i0) * HEADS + h
+                                step["b"] = b
+                                step["rows"] = min(P, ROWS - i * P)
                                 step["needs"] = len(loads)
                                 step["oldest"] = oldest
                                 step["opens"] = p == 0
                                 step["closes"] = (p + 1) * size >= len(banks)
                                 steps.append(step)
                         """)
-                    text.add("unit += len(shared) * HEADS")
+                    text.add("unit += (i1 - i0) * HEADS")
                 if two:
                     text.add("passes += 1")
         text.add("""

@@ -19,6 +19,7 @@ def kernel(text: KernelText) -> None:
     text.add("@nki.jit")
     long = len(problem.name) + len(parameters) > 112
     with text.block(f"def {problem.name}(\n    {parameters}\n):" if long else f"def {problem.name}({parameters}):"):
+        text.add('"""y [sequence, query, head, head dim]."""')
         dtype = "bfloat16" if problem.itemsize == 2 else "float32"
         shape = (problem.batch, problem.rows, problem.heads, problem.head_dim)
         text.add(f"y = nl.ndarray({shape}, dtype=nl.{dtype}, buffer=nl.shared_hbm)")
@@ -41,6 +42,11 @@ def kernel(text: KernelText) -> None:
             closed = 0  # units of which y is there
             bank = 0  # the next one of `scores`, in rotation
             turning = 0  # the next one of `turns`
+        """)
+        text.add("""
+            # Iteration n works on five steps, so that PE always has one that is ready: step n gets K^T, q^T and masks,
+            # step n - 1 scores and P, step n - TURNED P^T, step n - MULTIPLIED its product with V; step n - ADDED joins
+            # what its unit has. Engines work in order: lines stand where what they wait for is there.
         """)
         with text.block("for n in range(ADDED, len(steps)):"):
             _load(text)

@@ -23,8 +23,8 @@ def score(text: KernelText) -> None:
             unit = step["unit"] % UNITS
             kv = step["kv"]
             peak = peaks[unit]
+            rows = step["rows"]
         """)
-        text.tile('step["unit"] // HEADS')
         if "slot" in text.masks:
             text.add("used = 1")
         with text.block("for j in range(len(scored_banks)):"):
@@ -74,8 +74,8 @@ def weigh(text: KernelText) -> None:
 
 
 def _turn(text: KernelText) -> None:
-    text.tile('steps[n - TURNED]["unit"] // HEADS')
     text.add("""
+        rows = steps[n - TURNED]["rows"]
         p = weights[n % TURNED * BLOCK_BANKS + j]
         p_t = turned[n % 2 * BLOCK_BANKS + j]
         buffer = turns[turning % 2]
@@ -96,10 +96,10 @@ def _turn(text: KernelText) -> None:
 
 def _exponentials(text: KernelText) -> None:
     """The maximum of step n - 1, and P."""
-    text.add("step = steps[n - 1]")
-    text.tile('step["unit"] // HEADS')
     used = "used" if "slot" in text.masks else "1 + len(scored_banks)"
     text.add(f"""
+        step = steps[n - 1]
+        rows = step["rows"]
         peak = peaks[step["unit"] % UNITS]
         every = peak[:rows, : {used}]
         minus = shift[n % 3][:rows, :]
@@ -132,8 +132,8 @@ def _exponentials(text: KernelText) -> None:
 
 
 def _multiply(text: KernelText) -> None:
-    text.tile('steps[n - MULTIPLIED]["unit"] // HEADS')
     text.add("""
+        rows = steps[n - MULTIPLIED]["rows"]
         p_t = turned[(n - 1) % 2 * BLOCK_BANKS + j]
         first = steps[n - MULTIPLIED]["kv"] * COLUMNS
         t = 0
@@ -158,9 +158,7 @@ def add(text: KernelText) -> None:
         text.add("""
             # Step n - ADDED: its products join those of the unit's blocks before.
             step = steps[n - ADDED]
-        """)
-        text.tile('step["unit"] // HEADS')
-        text.add("""
+            rows = step["rows"]
             product = products[(n - 1) % PRODUCTS][:rows, :]
             so_far = state[step["unit"] % UNITS][:rows, :]
             alpha = decay[(n + 1) % ADDED][:rows, :]
@@ -187,9 +185,9 @@ def divide(text: KernelText) -> None:
         text.add("""
             # Step n - ADDED was its unit's last: 1 / sum, and 0 for padding.
             step = steps[n - ADDED]
+            rows = step["rows"]
+            share = inverse[n % 3][:rows, :]
         """)
-        text.tile('step["unit"] // HEADS')
-        text.add("share = inverse[n % 3][:rows, :]")
         if not text.sums:
             result = f"({_RESULT})" if text.plan.blocks else "products[(n - 1) % PRODUCTS]"
             text.add(f"row_sum = {result}[:rows, D : D + 1]")

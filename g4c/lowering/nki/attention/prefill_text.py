@@ -45,7 +45,7 @@ class KernelText(SourceText):
                 self.add(f"{argument},")
         self.add(")")
 
-    def tile(self, number: str, prefix: str = "") -> None:
+    def tile(self, number: str) -> None:
         """Unpack what query tile `number` is."""
-        self.add(f"{prefix}b, start, limit, head = tiles[{number}]")
+        self.add(f"b, start, limit, head = tiles[{number}]")
         self.add("rows = limit - start")
