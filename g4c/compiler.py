@@ -183,7 +183,24 @@ def _run_passes(run: _Run, module: Module) -> str:
         run.reporter.detail(line)
     if v_only:
         _report_rebuilt_keys(run, report.stats("rebuild-keys"))
+    if options.candidates and options.kernels == "all":
+        _report_logits(run)
     return report.pipeline
+
+
+def _report_logits(run: _Run) -> None:
+    """Say where the head's kernel still gives logits, of which other ops then take the best."""
+    from g4c.passes.kernel_patterns.linear import HEAD_BEST, HEAD_TILE
+    from g4c.passes.split_logits import tile_size
+
+    vocabulary, wanted = run.config.vocab_size, run.options.candidates
+    if wanted > HEAD_BEST:
+        reason = f"its kernel finds up to {HEAD_BEST} tokens, {wanted} are wanted"
+    elif not tile_size(vocabulary, HEAD_TILE):
+        reason = f"{vocabulary} tokens are no equal tiles of a multiple of 256"
+    else:
+        return
+    run.reporter.note(f"--sample {run.options.sample}: the head's logits go through HBM: {reason}")
 
 
 def _caches_v_only(run: _Run) -> bool:
@@ -221,6 +238,7 @@ def _report_rebuilt_keys(run: _Run, stats: dict[str, int]) -> None:
 
 def _pipeline(options: CompileOptions, v_only: bool) -> Pipeline:
     """The passes of this compile: the default or the user's, with what other options ask for in its place."""
+    from g4c.passes.kernel_patterns.linear import HEAD_TILE
     from g4c.passes.outline_kernels import OutlineKernels
     from g4c.passes.pipeline import parse_pipeline
     from g4c.passes.pipelines import DEFAULT_PIPELINE
@@ -234,7 +252,8 @@ def _pipeline(options: CompileOptions, v_only: bool) -> Pipeline:
         pipeline = _with(pipeline, max(before, default=-1) + 1, RebuildKeys())
     if options.candidates:
         place = next((i for i, name in enumerate(pipeline.names) if name in _CUTS), len(pipeline))
-        pipeline = _with(pipeline, place, SplitLogits(options.candidates))
+        tile = HEAD_TILE if options.kernels == "all" else 0
+        pipeline = _with(pipeline, place, SplitLogits(options.candidates, tile))
     if options.kernels != "none":
         if TileContractions.name not in pipeline.names:
             pipeline = _with(pipeline, len(pipeline), TileContractions())

@@ -174,3 +174,36 @@ def test_kernels_after_a_pipeline_of_ones_own(root: Path) -> None:
         bundle = open_bundle(root / "own")
         assert bundle.manifest["pipeline"] == "canonicalize,precompute-rope,tile-contractions,outline-kernels"
         assert all(calls(program.file) > 2 for program in bundle.programs.values()), "attention and products"
+
+
+def test_sampling_on_the_device(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The head's kernel gives the best of two tiles: the same tokens are drawn, simulated and as its reference."""
+    config = json.loads((root / "config.json").read_text())
+    config |= {"layer_types": ["full_attention"], "num_hidden_layers": 1, "vocab_size": 4096}
+    (root / "wide.json").write_text(json.dumps(config))
+    arguments = ["compile", "--config", str(root / "wide.json"), "-o", str(root / "device"), "--dtype", "float32"]
+    arguments += ["--buckets", "16", "--max-context", "64", "--kernels", "all", "--sample", "on-device:5", "-q"]
+    assert main(arguments) == 0
+    capsys.readouterr()
+    drawn = [word for word in PROMPT if word != "--greedy"] + ["--temperature", "3", "--top-k", "5", "--seed", "1"]
+    drawn[drawn.index("--max-new-tokens") + 1] = "8"
+    said = []
+    for kernels in ("reference", "simulate"):
+        assert main(["run", str(root / "device"), *drawn, "--cpu-kernels", kernels]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+    assert len(set(said[0].split(","))) > 3
+    heads = [kernel for kernel in open_bundle(root / "device").kernels.values() if "lm_head" in kernel.name]
+    assert {(kernel.cores, kernel.outputs[0].name) for kernel in heads} == {(2, "values")}
+    assert all(kernel.name.startswith("lm_head_best8_of2048_stored") for kernel in heads)
+
+
+def test_more_tokens_than_a_kernel_finds(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compiled(root, "many", "--kernels", "all", "--sample", "on-device:9") == 0
+    said = capsys.readouterr().err
+    assert (
+        "--sample on-device:9: the head's logits go through HBM: its kernel finds up to 8 tokens, 9 are wanted" in said
+    )
+    heads = [kernel.name for kernel in open_bundle(root / "many").kernels.values() if "lm_head" in kernel.name]
+    assert heads
+    assert not [name for name in heads if "best" in name]

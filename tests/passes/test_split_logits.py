@@ -18,6 +18,7 @@ from g4c.ir.printer import print_module
 from g4c.ir.types import Array, DType, TensorType
 from g4c.lowering.neuron.lower import lower_program
 from g4c.passes.numerics import NumericsCheck
+from g4c.passes.split_logits import tile_size
 from g4c.runtime.cpu import array_of, cpu_client
 
 VOCABULARY = 50
@@ -41,13 +42,13 @@ def check(logits: Array, tokens: Array, logprobs: Array) -> None:
 
 @pytest.mark.parametrize("dtype", [DType.F32, DType.BF16])
 @pytest.mark.parametrize("before", [WHOLE, CALLS], ids=["flat", "calls"])
-@pytest.mark.parametrize("k", [1, 7, VOCABULARY])
-def test_every_program_of_a_model_over_its_history(k: int, before: str, dtype: DType) -> None:
+@pytest.mark.parametrize(("k", "tile"), [(1, 0), (7, 0), (VOCABULARY, 0), (7, 2048), (VOCABULARY, 2048)])
+def test_every_program_of_a_model_over_its_history(k: int, tile: int, before: str, dtype: DType) -> None:
     """Prefill of three rows in chunks and decode, from empty caches, two sequences; caches stay as they were."""
     module = GemmaLike(batch=2, logit_rows=3, pattern="SF", shared=0, dtype=dtype).module()
     run_once(module, before)
     history = NumericsCheck(module)
-    assert run_once(module, f"split-logits{{k={k}}}") == {"programs": 2, "kept": 0}
+    assert run_once(module, f"split-logits{{k={k},tile={tile}}}") == {"programs": 2, "kept": 0}
     for program, wanted in history.wanted.items():
         results = [(result.name, result.value.type) for result in module.functions[program].results]
         shape = (2, 3 if program == "prefill_8" else 1, k)
@@ -104,20 +105,29 @@ def outcomes(module: Module, table: Array, ids: Array) -> list[list[Array]]:
     return [list(results.values()), [array_of(buffer) for buffer in compiled]]
 
 
-@pytest.mark.parametrize(("vocabulary", "k"), [(7919, 5), (8192, 20), (6, 6)])
+@pytest.mark.parametrize(
+    ("vocabulary", "k", "tile"), [(7919, 5, 2048), (8192, 20, 0), (6, 6, 2048), (8192, 8, 256), (3072, 5, 2048)]
+)
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
-def test_wide_and_narrow_vocabularies_here_and_on_xla(vocabulary: int, k: int, dtype: type) -> None:
-    """Primes, too: their sum has one step. In bf16 many of 20 candidates are equal to the one before."""
+def test_wide_and_narrow_vocabularies_here_and_on_xla(vocabulary: int, k: int, tile: int, dtype: type) -> None:
+    """Primes, too: their sum has one step, and they have no tiles. In bf16 many candidates equal the one before."""
     table = (np.random.default_rng(k).standard_normal((vocabulary, 16)) / 2).astype(dtype)
     ids = np.array([[3, 5, 0]], np.int32)
     wanted = outcomes(head(table, 3), table, ids)
     module = head(table, 3)
-    run_once(module, f"split-logits{{k={k}}}")
+    run_once(module, f"split-logits{{k={k},tile={tile}}}")
     for (logits,), (tokens, logprobs) in zip(wanted, outcomes(module, table, ids), strict=True):
         assert logits.dtype == dtype
         check(logits, tokens, logprobs)
         if k == 20 and dtype is not np.float32:
             assert (np.diff(logprobs) == 0).mean() > 0.2
+
+
+def test_sizes_of_tiles() -> None:
+    """Gemma 4's vocabulary has 128 of them; a narrow one is a tile; 8 tokens are the least, and primes have none."""
+    found = [tile_size(vocabulary, 2048) for vocabulary in (262144, 1100, 2048, 3072, 8, 7, 7919, 2304)]
+    assert found == [2048, 1100, 2048, 1536, 8, 0, 0, 768]
+    assert tile_size(4096, 0) == 0
 
 
 def test_rounding_to_the_models_dtype_decides_who_is_equal() -> None:

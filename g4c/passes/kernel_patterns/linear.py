@@ -12,12 +12,28 @@ from dataclasses import dataclass
 
 from g4c.ir.module import Function
 from g4c.ir.op import Op, Value, defining
-from g4c.ir.ops import AddOp, GatedGeluOp, MulOp, RmsNormOp, SliceOp, SoftcapOp, TiledLinearOp
+from g4c.ir.ops import (
+    AddOp,
+    ConvertOp,
+    ExpOp,
+    GatedGeluOp,
+    MulOp,
+    ReduceOp,
+    ReshapeOp,
+    RmsNormOp,
+    SliceOp,
+    SoftcapOp,
+    SubOp,
+    TiledLinearOp,
+    TopKOp,
+    TransposeOp,
+)
 from g4c.ir.types import DType
 from g4c.passes.kernel_patterns.group import Group, StandIn
 
 _DTYPES = (DType.BF16, DType.F32)
 HEAD_ROWS = 128  # of a kernel that transposes the head's weight on the way
+HEAD_BEST, HEAD_TILE = 8, 2048  # how many of a tile a kernel finds, and how many there may be
 _ORDER = ("attention", "mlp", "per_layer")
 
 
@@ -183,22 +199,70 @@ def _closed(group: Group, users: Mapping[Value, Sequence[Op]], results: set[Valu
 
 @dataclass(frozen=True)
 class HeadPattern:
-    """Kernels lm_head_...: the product with the vocabulary, its soft cap, and the norm in front, of few rows."""
+    """Kernels lm_head_...: the product with the vocabulary, its soft cap, and the norm in front, of few rows.
+
+    Where the best tokens of tiles are wanted (see split-logits), the kernel finds them, and no logits leave it.
+    """
 
     def find(self, function: Function) -> list[Group]:
         users = function.users()
         results = {result.value for result in function.results}
-        groups = []
+        best = [group for top in function.ops_of(TopKOp) if (group := _best(top, users)) is not None]
+        taken = {op for group in best for op in group.ops}
+        groups = [group for group in best if _closed(group, users, results)]
         for cap in function.ops_of(SoftcapOp):
-            product = defining(cap.x, TiledLinearOp)
-            if product is None or product.result.dtype not in _DTYPES:
-                continue
-            if product.x.type.size > HEAD_ROWS * product.x.shape[-1]:
+            product = _head(cap.result)
+            if product is None or (cap in taken and groups):
                 continue
             group = _product("lm_head", product, (product, cap), [("y", cap.result)], frozenset())
             if _closed(group, users, results):
                 groups.append(group)
         return groups
+
+
+def _head(logits: Value) -> TiledLinearOp | None:
+    """The product that `logits` are, softcapped or not, if a kernel takes its rows."""
+    cap = defining(logits, SoftcapOp)
+    product = defining(logits if cap is None else cap.x, TiledLinearOp)
+    if product is None or product.result.dtype not in _DTYPES:
+        return None
+    return product if product.x.type.size <= HEAD_ROWS * product.x.shape[-1] else None
+
+
+def _best(top: TopKOp, users: Mapping[Value, Sequence[Op]]) -> Group | None:
+    """The head with what split-logits makes of its tiles: the best of each, and the sum of their exponentials."""
+    turned = defining(top.x, TransposeOp)
+    table = defining(turned.x, ReshapeOp) if turned is not None else None
+    product = _head(table.x) if table is not None else None
+    if top.k != HEAD_BEST or turned is None or table is None or product is None:
+        return None
+    cap = defining(table.x, SoftcapOp)
+    ops: list[Op] = [product, *([cap] if cap is not None else []), table, turned, top]
+    in_f32 = []
+    for value in (top.results[0], turned.result):
+        wide = _only(users, value, ConvertOp, top)
+        ops += [wide] if wide is not None else []
+        in_f32.append(value if wide is None else wide.result)
+    values, at = in_f32
+    shift = _only(users, at, SubOp, top)
+    maxima = defining(shift.operands[1], SliceOp) if shift is not None else None
+    if values.dtype != DType.F32 or maxima is None or maxima.x is not values:
+        return None
+    ops.append(maxima)
+    for kind in (SubOp, ExpOp, ReduceOp, ReshapeOp):
+        op = _only(users, at, kind, top)
+        if op is None:
+            return None
+        ops.append(op)
+        at = op.result
+    results = [("values", values), ("indices", top.results[1]), ("sums", at)]
+    return _product("lm_head_best", product, tuple(ops), results, frozenset())
+
+
+def _only(users: Mapping[Value, Sequence[Op]], value: Value, kind: type[Op], besides: Op) -> Op | None:
+    """The one op that reads `value`, besides one other, if it is a `kind`."""
+    found = [op for op in users[value] if op is not besides]
+    return found[0] if len(found) == 1 and isinstance(found[0], kind) else None
 
 
 @dataclass(frozen=True)
