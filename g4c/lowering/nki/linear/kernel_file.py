@@ -72,6 +72,13 @@ def rows_of(count: int) -> str:
     return "one row" if count == 1 else f"{count} rows"
 
 
+def normalize_call(target: str, source: str, width: str, rows: str, gain: str) -> str:
+    """The call of the device function that normalizes `rows`, without a weight where `gain` is ""."""
+    if gain:
+        return f"normalize({target}, {source}, {width}, {rows}, {gain}, EPSILON, mean)"
+    return f"normalize_plainly({target}, {source}, {width}, {rows}, EPSILON, mean)"
+
+
 def sbuf_budget(generation: int) -> int:
     """Bytes per partition that a kernel's tiles may take: some are left to neuronx-cc, which places them."""
     return generation_of(generation).sbuf_usable - _MARGIN
@@ -127,8 +134,10 @@ def _file(kernel: KernelText, budget: Sequence[str]) -> str:
         text.add()
         text.add()
         text.add(part)
-    parameters = "".join(f"    {name},\n" for name, _ in kernel.inputs)
-    with text.block(f"def {kernel.name}(\n{parameters}):"):
+    parameters = ", ".join(name for name, _ in kernel.inputs)
+    if len(kernel.name) + len(parameters) > 112:
+        parameters = "".join(f"\n    {name}," for name, _ in kernel.inputs) + "\n"
+    with text.block(f"def {kernel.name}({parameters}):"):
         text.add(kernel.body)
     return str(text)
 

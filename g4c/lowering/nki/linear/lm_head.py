@@ -14,7 +14,14 @@ from g4c.ir.module import Function
 from g4c.ir.ops import RmsNormOp, SoftcapOp, TopKOp, TransposeOp
 from g4c.ir.types import DType, TensorType
 from g4c.lowering.nki.artifact import KernelArtifact
-from g4c.lowering.nki.linear.kernel_file import NL_DTYPES, KernelText, make_artifact, rows_of, sbuf_budget
+from g4c.lowering.nki.linear.kernel_file import (
+    NL_DTYPES,
+    KernelText,
+    make_artifact,
+    normalize_call,
+    rows_of,
+    sbuf_budget,
+)
 from g4c.lowering.nki.source_text import SourceText
 
 BEST = 8  # how many of a tile
@@ -231,20 +238,19 @@ def _body(problem: HeadProblem, schedule: HeadSchedule) -> str:
         text.add(f"{name} = nl.ndarray({kind.shape}, dtype=nl.{NL_DTYPES[kind.dtype]}, buffer=nl.shared_hbm)")
     _add_results(text, problem, schedule)
     text.add("x_rows = x.reshape((ROWS, DEPTH))")
-    text.add(f"ring = make_ring(SLOTS, {'DEPTH' if problem.stored else 'COLUMNS'}, x.dtype)")
+    text.add(f"ring = make_ring(SLOTS, {'DEPTH' if problem.stored else 'COLUMNS'}, x.dtype)\nloads = 0  # of its slots")
     if not problem.stored:
         text.add(f"banks = make_banks({schedule.banks})")
     text.add()
     if problem.count <= 128:
-        text.add("features = load_features(x_rows, 0, ROWS, 0)")
+        text.add("features = load_features(x_rows, 0, ROWS, place=0)")
         _add_norm(text, problem)
-        _add_block(text, problem, schedule, "0", "ROWS", "0")
+        _add_block(text, problem, schedule, "0", "ROWS")
     else:
         _add_norm(text, problem)
-        text.add("loads = 0  # of the ring's slots")
         with text.block("for row in range(0, ROWS, 128):"):
-            text.add("rows = min(128, ROWS - row)\nfeatures = load_features(x_rows, row, rows, 0)")
-            _add_block(text, problem, schedule, "row", "rows", "loads")
+            text.add("rows = min(128, ROWS - row)\nfeatures = load_features(x_rows, row, rows, place=0)")
+            _add_block(text, problem, schedule, "row", "rows")
     text.add(f"return {', '.join(name for name, _ in results(problem))}")
     return str(text)
 
@@ -265,21 +271,23 @@ def _add_results(text: SourceText, problem: HeadProblem, schedule: HeadSchedule)
 def _add_norm(text: SourceText, problem: HeadProblem) -> None:
     """What the norm needs for all rows."""
     if problem.epsilon is not None:
-        text.add(f"mean = averager(DEPTH)\ngains = [{'load_vector(gain, 32)' if problem.gain else ''}]")
+        text.add("mean = averager(DEPTH)")
+        if problem.gain:
+            text.add("gain_features = load_vector(gain, place=32)")
 
 
-def _add_block(text: SourceText, problem: HeadProblem, schedule: HeadSchedule, row: str, rows: str, loads: str) -> None:
+def _add_block(text: SourceText, problem: HeadProblem, schedule: HeadSchedule, row: str, rows: str) -> None:
     """The rows from `row` on, up to 128, whose features are there."""
     x = "features"
     if problem.epsilon is not None:
         x = "normed"
         text.add(f"""
             normed = nl.ndarray((128, {-(-problem.depth // 128)}, {rows}), dtype=x.dtype, buffer=nl.sbuf)
-            normalize(normed, features, DEPTH, {rows}, gains, EPSILON, mean)
+            {normalize_call("normed", "features", "DEPTH", rows, "gain_features" if problem.gain else "")}
         """)
-    kept = "loads = " if loads == "loads" else ""
+    kept = "loads = " if row == "row" else ""  # in a loop
     weights = "weight, core * SHARE, SHARE" if schedule.cores == 2 else "weight, 0, VOCABULARY"
-    shared = f"{weights}, {x}, {row}, {rows}, CAP, ring, {loads}"
+    shared = f"{weights}, {x}, {row}, {rows}, CAP, ring, loads"
     if problem.stored:
         found, tile = ("best", str(problem.tile)) if problem.tile else ("[logits_rows]", "COLUMNS")
         text.add(f"""

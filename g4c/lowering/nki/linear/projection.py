@@ -18,6 +18,7 @@ from g4c.lowering.nki.linear.kernel_file import (
     KernelText,
     make_artifact,
     most_columns,
+    normalize_call,
     row_blocks,
     rows_of,
     sbuf_budget,
@@ -192,21 +193,25 @@ def _body(problem: ProjectionProblem, schedule: ProjectionSchedule) -> str:
     first, every = ("core * SHARE", "SHARE") if schedule.shared == "rows" else ("0", "ROWS")
     text.add("x_rows = x.reshape((ROWS, DEPTH))")
     if rows <= schedule.rows:
-        text.add(f"lines = load_rows(x_rows, {first}, {every}, 0)  # before anything else")
-    text.add(f"ring = make_ring(SLOTS, COLUMNS, x.dtype)\nbanks = make_banks({SUM_BANKS})")
+        text.add(f"lines = load_rows(x_rows, {first}, {every}, place=0)  # before anything else")
+    text.add(f"""
+        ring = make_ring(SLOTS, COLUMNS, x.dtype)
+        loads = 0  # of its slots
+        banks = make_banks({SUM_BANKS})
+    """)
     if problem.epsilon is not None:
-        text.add(f"gains = [{'load_vector(gain, 32)' if problem.gain else ''}]\nmean = averager(DEPTH)")
+        text.add("mean = averager(DEPTH)")
+        if problem.gain:
+            text.add("gain_features = load_vector(gain, place=32)")
     text.add()
     if rows <= schedule.rows:
-        _add_block(text, problem, schedule, first, every, "0")
+        _add_block(text, problem, schedule, first, every)
     else:
-        text.add(
-            f"BLOCK = {schedule.rows}  # rows that share a pass over the weights\nloads = 0  # of the ring's slots"
-        )
+        text.add(f"BLOCK = {schedule.rows}  # rows that share a pass over the weights")
         limit = "(core + 1) * SHARE" if schedule.shared == "rows" else "ROWS"
         with text.block(f"for row in range({first}, {limit}, BLOCK):"):
-            text.add(f"rows = min(BLOCK, {limit} - row)\nlines = load_rows(x_rows, row, rows, 0)")
-            _add_block(text, problem, schedule, "row", "rows", "loads")
+            text.add(f"rows = min(BLOCK, {limit} - row)\nlines = load_rows(x_rows, row, rows, place=0)")
+            _add_block(text, problem, schedule, "row", "rows")
     text.add(f"return {', '.join(name for name, _ in results(problem))}")
     return str(text)
 
@@ -235,9 +240,7 @@ def _add_outputs(text: SourceText, problem: ProjectionProblem, schedule: Project
     """)
 
 
-def _add_block(
-    text: SourceText, problem: ProjectionProblem, schedule: ProjectionSchedule, row: str, rows: str, loads: str
-) -> None:
+def _add_block(text: SourceText, problem: ProjectionProblem, schedule: ProjectionSchedule, row: str, rows: str) -> None:
     """The rows from `row` on, whose `lines` are loaded."""
     tiles, width = -(-problem.depth // 128), _width(problem, schedule)
     text.add(f"""
@@ -247,19 +250,19 @@ def _add_block(
     if problem.epsilon is not None:
         text.add(f"""
             normed = nl.ndarray((128, {tiles}, {rows}), dtype=x.dtype, buffer=nl.sbuf)
-            normalize(normed, features, DEPTH, {rows}, gains, EPSILON, mean)
+            {normalize_call("normed", "features", "DEPTH", rows, "gain_features" if problem.gain else "")}
         """)
     x = "features" if problem.epsilon is None else "normed"
     weights = "weight, core * SHARE, SHARE" if schedule.shared == "columns" else "weight, 0, WIDTH"
-    kept = "loads = " if loads == "loads" else ""
+    kept = "loads = " if row == "row" else ""  # in a loop
     if schedule.stationary:
         text.add(f"""
             products = nl.ndarray((128, {-(-width // 128)}, {rows}), dtype=x.dtype, buffer=nl.sbuf)
-            {kept}project_to_features(products, {weights}, {x}, {rows}, ring, {loads}, banks, COLUMNS)
-            store_features(outputs, products, {row}, {rows}, {_folds(problem, schedule)})
+            {kept}project_to_features(products, {weights}, {x}, {rows}, ring, loads, banks, COLUMNS)
+            store_features(outputs, products, {row}, {rows}, folds={_folds(problem, schedule)})
         """)
     else:
-        text.add(f"{kept}project_to_rows(outputs, {weights}, {x}, {row}, {rows}, ring, {loads}, banks, COLUMNS)")
+        text.add(f"{kept}project_to_rows(outputs, {weights}, {x}, {row}, {rows}, ring, loads, banks, COLUMNS)")
 
 
 def _folds(problem: ProjectionProblem, schedule: ProjectionSchedule) -> int:

@@ -18,6 +18,7 @@ from g4c.lowering.nki.linear.kernel_file import (
     KernelText,
     make_artifact,
     most_columns,
+    normalize_call,
     row_blocks,
     rows_of,
     sbuf_budget,
@@ -149,8 +150,11 @@ def _body(problem: ResidualProblem, schedule: ResidualSchedule) -> str:
         text.add(f"attended_rows = attended.reshape((ROWS, {problem.attention}))")
     if problem.per_layer:
         text.add(f"per_layer_rows = per_layer_input.reshape((ROWS, {problem.per_layer}))")
-    text.add(f"ring = make_ring(SLOTS, COLUMNS, hidden.dtype)\nbanks = make_banks({SUM_BANKS})")
-    text.add("loads = 0  # of the ring's slots")
+    text.add(f"""
+        ring = make_ring(SLOTS, COLUMNS, hidden.dtype)
+        loads = 0  # of its slots
+        banks = make_banks({SUM_BANKS})
+    """)
     share = problem.count // schedule.cores
     first, limit = "0", "ROWS"
     if schedule.cores == 2:
@@ -176,7 +180,7 @@ def _load_vectors(text: SourceText, problem: ResidualProblem) -> None:
     text.add("mean = averager(WIDTH)")
     for name, place in _GAINS.items():
         if name in names:
-            text.add(f"{name}_features = load_vector({name}, {place})")
+            text.add(f"{name}_features = load_vector({name}, place={place})")
     if problem.scaled:
         text.add("scale = load_scalar(scalar)")
 
@@ -185,13 +189,13 @@ def _add_block(text: SourceText, problem: ResidualProblem, row: str, rows: str, 
     """The rows from `row` on: what they add, part by part. If they are all, vectors are loaded after them."""
     tiles, alone = -(-problem.width // 128), row != "row"
     shared = "EPSILON, mean, ring, loads, banks, COLUMNS"
-    text.add(f"stream = load_features(hidden_rows, {row}, {rows}, 0)")
+    text.add(f"stream = load_features(hidden_rows, {row}, {rows}, place=0)")
     if problem.attention:
-        text.add(f"attention = load_features(attended_rows, {row}, {rows}, 32)")
+        text.add(f"attention = load_features(attended_rows, {row}, {rows}, place=32)")
     if alone:
         _load_vectors(text, problem)
     if problem.per_layer:
-        text.add(f"per_layer = load_features(per_layer_rows, {row}, {rows}, 0)")
+        text.add(f"per_layer = load_features(per_layer_rows, {row}, {rows}, place=0)")
     if problem.attention:
         text.add()
         text.add(f"""
@@ -206,7 +210,7 @@ def _add_block(text: SourceText, problem: ResidualProblem, row: str, rows: str, 
         text.add(f"""
             # hidden += rms_norm((gelu(x @ gate) * (x @ up)) @ down), x = rms_norm(hidden)
             x = nl.ndarray((128, {tiles}, {rows}), dtype=hidden.dtype, buffer=nl.sbuf)
-            normalize(x, stream, WIDTH, {rows}, [{gain}], EPSILON, mean)
+            {normalize_call("x", "stream", "WIDTH", rows, gain)}
             gated = nl.ndarray((128, {-(-problem.mlp // 128)}, {rows}), dtype=hidden.dtype, buffer=nl.sbuf)
             loads = gated_gelu(gated, gate_up, x, {rows}, ring, loads, banks, COLUMNS)
             loads = project_and_add(
@@ -227,4 +231,4 @@ def _add_block(text: SourceText, problem: ResidualProblem, row: str, rows: str, 
     if problem.scaled:
         text.add(f"scale_features(stream, WIDTH, {rows}, scale)")
     folds = folds_of(schedule.rows, problem.width) if alone else 1
-    text.add(f"store_features([(y_rows, 0)], stream, {row}, {rows}, {folds})")
+    text.add(f"store_features([(y_rows, 0)], stream, {row}, {rows}, folds={folds})")

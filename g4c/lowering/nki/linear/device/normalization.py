@@ -47,26 +47,37 @@ def times_gain(target, source, gain, group, rows):
         nisa.tensor_tensor(dst=target, data1=source, data2=per_feature(gain, group, rows), op=nl.multiply)
 
 
-def normalize(target, source, width, rows, gains, epsilon, mean):
-    """target = source * (mean of squares + epsilon)^-0.5 * gain, in fp32, rounded once; all [128, tiles, rows].
-
-    gains: [what load_vector has loaded], or [] where the norm has no weight.
-    """
+def inverse_rms_of(source, width, rows, epsilon, mean):
+    """[128, 512] in PSUM: (mean of squares of source [128, tiles, rows] + epsilon)^-0.5 per row, on all partitions."""
     groups = tile_groups(0, width, 512 // rows)
     bank = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.psum)
-    product = source
-    if len(gains) > 0:
-        product = nl.ndarray((128, (width + 127) // 128, rows), dtype=nl.float32, buffer=nl.sbuf)
     for n in range(len(groups)):
-        values = group_of(source, groups[n], rows)
-        add_mean(bank, squares_of(values, groups[n], rows), groups[n][2], rows, mean, n == 0)
-        if len(gains) > 0:
-            times_gain(group_of(product, groups[n], rows), values, gains[0], groups[n], rows)
+        squares = squares_of(group_of(source, groups[n], rows), groups[n], rows)
+        add_mean(bank, squares, groups[n][2], rows, mean, n == 0)
     to_inverse_rms(bank, rows, epsilon)
-    for group in groups:
+    return bank
+
+
+def times_rows(target, source, factors, width, rows):
+    """target = source * factors [128, 512], one per row; target and source [128, tiles, rows]."""
+    for group in tile_groups(0, width, 512 // rows):
         nisa.tensor_tensor(
             dst=group_of(target, group, rows),
-            data1=group_of(product, group, rows),
-            data2=per_row(bank, group, rows),
+            data1=group_of(source, group, rows),
+            data2=per_row(factors, group, rows),
             op=nl.multiply,
         )
+
+
+def normalize_plainly(target, source, width, rows, epsilon, mean):
+    """target = source * (mean of squares + epsilon)^-0.5, in fp32, rounded once; both [128, tiles, rows]."""
+    times_rows(target, source, inverse_rms_of(source, width, rows, epsilon, mean), width, rows)
+
+
+def normalize(target, source, width, rows, gain, epsilon, mean):
+    """target = source * (mean of squares + epsilon)^-0.5 * gain, in fp32, rounded once; both [128, tiles, rows]."""
+    factors = inverse_rms_of(source, width, rows, epsilon, mean)
+    product = nl.ndarray((128, (width + 127) // 128, rows), dtype=nl.float32, buffer=nl.sbuf)
+    for group in tile_groups(0, width, 512 // rows):
+        times_gain(group_of(product, group, rows), group_of(source, group, rows), gain, group, rows)
+    times_rows(target, product, factors, width, rows)

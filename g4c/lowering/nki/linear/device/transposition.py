@@ -19,9 +19,10 @@ def load_rows(source, first, rows, place):
     """Rows of source [*, width] in SBUF: tiles [up to 128, line width], a row in one or several lines.
 
     `place`: partition where few lines start: 0, 32, 64 or 96. Small loads at different places have different engines.
+    One engine brings 8 lines, and short ones slowly: few rows are not folded.
     """
     width = source.shape[1]
-    folds = folds_of(rows, width)
+    folds = folds_of(rows, width) if rows > 3 else 1
     lines = source.reshape((source.shape[0] * folds, width // folds))
     tiles = []
     for start in range(folds * first, folds * (first + rows), 128):
@@ -105,24 +106,10 @@ def store_features(outputs, source, first, rows, folds):
 def load_vector(source, place):
     """source [width] in HBM as one fp32 value per feature: [128, tiles]. `place` as in load_rows."""
     width = source.shape[0]
-    target = nl.ndarray((128, (width + 127) // 128), dtype=nl.float32, buffer=nl.sbuf)
-    pairs = width // 256
-    if pairs > 0:
-        at = place if pairs <= 32 else 0
-        tile = nl.ndarray((at + pairs, 256), dtype=source.dtype, buffer=nl.sbuf)
-        lines = tile[at : at + pairs, :]
-        nisa.dma_copy(dst=lines, src=source.ap([[256, pairs], [1, 256]], offset=0))
-        for i in range(2):
-            bank = nl.ndarray((128, pairs), dtype=source.dtype, buffer=nl.psum)
-            nisa.nc_transpose(dst=bank, data=lines[:, i:256:2])
-            nisa.tensor_copy(dst=target[:, i : 2 * pairs : 2], src=bank)
-    for at in range(256 * pairs, width, 128):
-        size = min(128, width - at)
-        line = nl.ndarray((1, size), dtype=source.dtype, buffer=nl.sbuf)
-        nisa.dma_copy(dst=line, src=source.ap([[size, 1], [1, size]], offset=at))
-        bank = nl.ndarray((size, 1), dtype=source.dtype, buffer=nl.psum)
-        nisa.nc_transpose(dst=bank, data=line)
-        nisa.tensor_copy(dst=target[:size, at // 128 : at // 128 + 1], src=bank)
+    tiles = (width + 127) // 128
+    target = nl.ndarray((128, tiles), dtype=nl.float32, buffer=nl.sbuf)
+    features = target.ap([[tiles, 128], [1, tiles], [1, 1]], offset=0)
+    rows_to_features(features, load_rows(source.reshape((1, width)), 0, 1, place))
     return target
 
 
