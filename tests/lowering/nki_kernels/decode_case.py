@@ -42,10 +42,11 @@ class Case:
         return cache
 
 
-def make(problem: DecodeProblem, starts: list[tuple[int, int]], seed: int = 0) -> Case:
+def make(problem: DecodeProblem, starts: list[tuple[int, int]], seed: int = 0, spread: float = 2.0) -> Case:
     """Operands with `starts`: per sequence the first query's position and how many rows are valid.
 
-    Slots that hold nothing have large values, which show where a mask lets them through.
+    `spread`: standard deviation of the scores. Slots that hold nothing have large values, which show where a mask lets
+    them through.
     """
     p, rng = problem, np.random.default_rng(seed)
     dtype = p.dtype.numpy
@@ -53,8 +54,8 @@ def make(problem: DecodeProblem, starts: list[tuple[int, int]], seed: int = 0) -
     def normal(*shape: int) -> np.ndarray:
         return rng.standard_normal(shape, np.float32)
 
-    # Scores of a few units: q and k are normed in the models, so that softmax is neither flat nor one-hot.
-    q = normal(p.batch, p.rows, p.heads, p.head_dim) * (2.0 / p.head_dim**0.5 / p.scale)
+    # Scores of a few units, unless said otherwise: q and k are normed, so that softmax is neither flat nor one-hot.
+    q = normal(p.batch, p.rows, p.heads, p.head_dim) * (spread / p.head_dim**0.5 / p.scale)
     positions = np.stack([chunk_positions(start, p.rows, p.rows - count) for start, count in starts])
     operands = {"q": q.astype(dtype)}
     for name, segment in p.labels.items():

@@ -151,6 +151,14 @@ def test_narrow_heads_and_scales(head_dim: int) -> None:
     check(make(problem("4:2", head_dim, 300, 2, scale=head_dim**-0.5), [(250, 2)]))
 
 
+@pytest.mark.parametrize("spread", [0.0, 0.01, 30.0, 1e4])
+@pytest.mark.parametrize("parts", [1, 3])
+def test_flat_and_sharp_softmax(spread: float, parts: int) -> None:
+    """Scores that are equal or nearly so, and scores so large that exponentials of them overflow."""
+    case = make(problem("4:2", 256, 513, 4, 2, dtype=DType.BF16), [(480, 4), (3, 4)], spread=spread)
+    check(case, schedule=DecodeSchedule(1, 5, 2, parts))
+
+
 def test_a_layer_that_reads_its_donors_cache() -> None:
     """The donor's new rows are read, nothing is written."""
     check(make(problem("8:1", 512, 384, 2, update=False, dtype=DType.BF16), [(300, 2)]))

@@ -11,7 +11,7 @@ from decode_case import TARGETS, make
 from g4c.errors import G4cError
 from g4c.ir.types import DType
 from g4c.lowering.nki.attention.decode import DecodeProblem, Segment, emit, schedules
-from g4c.lowering.nki.attention.decode_schedule import psum_banks, sbuf_bytes
+from g4c.lowering.nki.attention.decode_schedule import blocks, psum_banks, sbuf_bytes
 from g4c.lowering.nki.cost import profile
 from g4c.lowering.nki.simulator.generation import V2, V3, V4
 from g4c.lowering.nki.simulator.source import load
@@ -83,6 +83,22 @@ def test_the_docstring_has_the_budget_of_the_run(problem: DecodeProblem) -> None
         psum.amount,
     )
     assert tuple(int(number) for number in found.groups()) == tuple(round(number) for number in wanted)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3, 4, 8, 16])
+def test_every_key_is_loaded_once(columns: int) -> None:
+    """By one block, in one column of scores and on one partition."""
+    for slots in (1, 2, 127, 128, 129, 255, 257, 511, 512, 513, 640, 1023, 1025, 2047, 2049, 4095, 4096):
+        loads = blocks(sized("1:1", 64, slots), columns)
+        keys = [
+            partition * load.pitch + load.first + column
+            for load in loads
+            for partition in range(load.partitions)
+            for column in range(load.columns)
+        ]
+        assert sorted(keys) == list(range(slots))
+        assert max(load.columns for load in loads) <= columns
+        assert [load.column for load in loads[1:]] == [load.column + load.columns for load in loads[:-1]]
 
 
 def test_sources_are_deterministic_and_tell_shapes_apart() -> None:

@@ -123,6 +123,18 @@ def test_image_blocks(window: int) -> None:
     assert relative_error(causal.run().results, reference) > 0.05  # blocks make a difference
 
 
+@pytest.mark.parametrize(("past", "window"), [(512, 512), (200, 0)])
+def test_image_blocks_after_a_past(past: int, window: int) -> None:
+    """Two sequences: a block over the edge of a tile, one that begins a chunk, one that ends at the padding."""
+    kind = problem("2:1", 256, 300, past, 2, window=window, block_span=140, dtype=DType.F32)
+    case = make(kind, [(700 if window else 200, 300), (3, 290)])
+    blocks = np.full((2, 300), -1, np.int32)
+    blocks[0, 60:200], blocks[1, :100], blocks[1, 250:290] = 0, 0, 1
+    case = Case(kind, {**case.operands, "blocks": blocks})
+    for generation in (2, 3):
+        assert relative_error(case.run(generation).results, case.reference()) <= F32
+
+
 @pytest.mark.parametrize("generation", [2, 3, 4])
 @pytest.mark.parametrize("dtype", [DType.BF16, DType.F32])
 def test_generations(generation: int, dtype: DType) -> None:
@@ -139,9 +151,9 @@ def test_head_dims_and_scales(head_dim: int, scale: float) -> None:
     check(make(problem("2:1", head_dim, 140, 20, scale=scale), [(11, 140)]))
 
 
-@pytest.mark.parametrize("spread", [0.01, 30.0])
+@pytest.mark.parametrize("spread", [0.0, 0.01, 30.0, 1e4])
 def test_flat_and_sharp_softmax(spread: float) -> None:
-    """Scores that are all alike, and scores so large that exponentials of them overflow."""
+    """Scores that are equal or nearly so, and scores so large that exponentials of them overflow."""
     check(make(problem("2:1", 512, 700, 600), [(600, 700)], spread=spread))
 
 

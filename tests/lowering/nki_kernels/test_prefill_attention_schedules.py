@@ -171,6 +171,31 @@ def test_tiles_that_nobody_sees_are_not_visited() -> None:
     assert pairs(problem("1:1", 256, 512, window=512, block_span=129)) == 2 + 3 + 4 + 4
 
 
+LENGTHS = [1, 2, 63, 127, 128, 129, 255, 257, 384, 511, 512, 513, 640, 1000, 1023, 1025, 1300, 2047, 2049, 4095, 4096]
+
+
+@pytest.mark.parametrize("window", [0, 1, 128, 129, 512, 1024])
+def test_every_pair_that_is_seen_is_visited_once(window: int) -> None:
+    """Of rows and their own keys, for prompts of up to 4096; and where the past is not visited, no row sees it."""
+    for rows in LENGTHS:
+        kind = problem("1:1", 64, rows, 512, window=window)
+        plan = planned(kind, schedules(kind, 3)[0])
+        at = np.arange(rows)
+        for tile, (_, start, limit, _) in enumerate(plan.tiles):
+            row = at[start:limit, None]
+            wanted = (at <= row) & ((row - at < window) | (window == 0))
+            banks = [bank for step in plan.steps if step.get("unit") == tile for bank in step["banks"]]
+            visits = np.zeros_like(wanted, int)
+            for segment, low, high, mask, column in banks:
+                if segment == 1:
+                    behind = row - start - (column + np.arange(high - low) - kind.band)  # as `band` is made
+                    inside = (behind >= 0) & ((behind < window) | (window == 0))
+                    visits[:, low:high] += inside if mask == "band" else 1
+            np.testing.assert_array_equal(visits, wanted)
+            past = sum(high - low for segment, low, high, _, _ in banks if segment == 0)
+            assert past == (512 if not window or start + 1 < window else 0)
+
+
 def test_long_caches_have_schedules() -> None:
     """Chunks over caches that SBUF cannot hold, and prompts whose keys it cannot."""
     assert not schedules(problem("4:1", 512, 256, 131072), 3)[0].resident(problem("4:1", 512, 256, 131072))
