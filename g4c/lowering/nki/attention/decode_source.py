@@ -31,6 +31,7 @@ from g4c.lowering.nki.attention.decode_schedule import (
     sbuf_bytes,
     score_columns,
 )
+from g4c.lowering.nki.attention.meaning import formula, title
 from g4c.lowering.nki.simulator.source import load
 from g4c.lowering.nki.source_text import SourceText
 
@@ -83,25 +84,21 @@ def measure(
 
 
 def _docstring(problem: DecodeProblem, schedule: DecodeSchedule, budget: Budget, generation: int) -> str:
-    p, loads = schedule.own(problem), blocks(problem, schedule.columns)
-    keys = " and ".join(f"{segment.keys} ({segment.kind})" for segment in p.segments)
-    window = f", window {p.window}" if p.window else ""
-    update = "; the chunk's rows are written into the past" if p.update else ""
+    p, own, loads = problem, schedule.own(problem), blocks(problem, schedule.columns)
+    computed = formula(p.batch, p.scale, [(segment.kind, segment.keys) for segment in p.segments], p.window)
+    update = f" The chunk's keys and values are written into the past, at position mod {p.past}." if p.update else ""
     paragraphs = (
-        f"Shape: batch {problem.batch}, keys {keys}{window}, {p.dtype.mlir}{update}.",
+        computed + update,
         f"Schedule: {schedule}. A sequence's keys come in {len(loads)} loads of up to "
-        f"{schedule.columns * p.slot * p.itemsize} contiguous bytes per partition, its values in as many. The tensor "
-        "engine transposes the keys; scores are [keys, queries], and all of a part are there before its softmax, while "
-        "values come in.",
+        f"{schedule.columns * own.slot * own.itemsize} contiguous bytes per partition, its values in as many. PE "
+        "transposes keys; scores are [keys, queries], and all of a part are there before its softmax, while values "
+        "come in.",
         f"Budget on NeuronCore-v{generation}: {budget.instructions} instructions; every tile in a place of its own "
-        f"takes {sbuf_bytes(p, schedule)} bytes of SBUF per partition and {psum_banks(p, schedule)} PSUM banks; what "
-        f"lives at once takes {budget.sbuf} and {budget.psum}.",
+        f"takes {sbuf_bytes(own, schedule)} bytes of SBUF per partition and {psum_banks(own, schedule)} PSUM banks; "
+        f"what lives at once takes {budget.sbuf} and {budget.psum}.",
     )
-    rows = f"{p.rows} {'row' if p.rows == 1 else 'rows'}"
-    title = f"{rows}, {problem.heads} query heads, KV heads: {problem.kv_heads}, head_dim {p.head_dim}."
-    lines = [f'"""Decode attention: {title}', ""]
-    lines += [fill(paragraph, 120, subsequent_indent="    ") for paragraph in paragraphs]
-    return "\n".join([*lines, '"""', ""])
+    head = f"Decode attention: {title(p.rows, p.heads, p.kv_heads, p.head_dim, p.dtype.mlir)}"
+    return f'"""{head}\n\n' + "\n\n".join(fill(paragraph, 118) for paragraph in paragraphs) + '\n"""\n'
 
 
 def _code(problem: DecodeProblem, schedule: DecodeSchedule) -> str:

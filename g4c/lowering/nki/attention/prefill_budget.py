@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from textwrap import fill
 
+from g4c.lowering.nki.attention.meaning import formula, title
 from g4c.lowering.nki.attention.prefill_plan import Plan
 from g4c.lowering.nki.attention.prefill_problem import P, PrefillProblem
 from g4c.lowering.nki.attention.prefill_schedule import Buffer, PrefillSchedule
@@ -72,40 +73,20 @@ def _of_step(problem: PrefillProblem, schedule: PrefillSchedule, plan: Plan, ste
 
 
 def docstring(problem: PrefillProblem, schedule: PrefillSchedule, plan: Plan, held: tuple[Buffer, ...]) -> str:
-    """Shape, schedule, budget."""
+    """What is computed, schedule, budget."""
+    p = problem
     large = sorted((b for b in held if b.memory == "sbuf"), key=lambda b: -b.bytes)[:5]
     total = sum(buffer.bytes for buffer in held if buffer.memory == "sbuf")
     listed = ", ".join(f"{buffer.name} {buffer.bytes}" for buffer in large)
+    segments = [(segment.kind, segment.keys) for segment in p.segments]
     paragraphs = (
-        _shape(problem),
-        _schedule(problem, schedule, plan),
+        formula(p.batch, p.scale, segments, p.window, p.causal, p.block_span),
+        _schedule(p, schedule, plan),
         f"Budget: SBUF {total} bytes per partition ({listed}, ...), PSUM {psum_banks(held)} banks, "
-        f"{instructions(problem, schedule, plan)} instructions.",
+        f"{instructions(p, schedule, plan)} instructions.",
     )
-    kv_heads = f"{problem.kv_heads} KV head{'s' if problem.kv_heads > 1 else ''}"
-    head = f"Prefill attention: {problem.rows} queries, {problem.heads} query heads on {kv_heads}, head dim "
-    text = "\n\n".join(fill(paragraph, 118) for paragraph in paragraphs)
-    return f'"""{head}{problem.head_dim}, {problem.dtype.mlir}.\n\n{text}\n"""'
-
-
-def _shape(problem: PrefillProblem) -> str:
-    known = {
-        "past": "held[b, m] is the position of each, all before the first query, -1 for an empty slot",
-        "mixed": "held[b, m] is the position of each, in any order, -1 for an empty slot",
-        "chunk": "the queries' own rows",
-    }
-    keys = "; ".join(f"{segment.keys} {segment.kind} keys ({known[segment.kind]})" for segment in problem.segments)
-    rule = "every query sees every key that is no padding"
-    if problem.causal:
-        window = f" and less than {problem.window} positions back" if problem.window else ""
-        rule = f"a query sees keys at its own position and before{window}"
-    scale = f"{problem.scale:g} * " if problem.scale != 1 else ""
-    sequences = f"of {problem.batch} sequences" if problem.batch > 1 else "of one sequence"
-    blocks = f", and its whole image block (up to {problem.block_span} rows)" if problem.block_span else ""
-    return (
-        f"y[b, s, h] = softmax({scale}q[b, s, h] k[b]^T) v[b], {sequences}. Keys: {keys}. "
-        f"Masking: {rule}{blocks}. Rows at position -1 are padding and give 0."
-    )
+    head = f"Prefill attention: {title(p.rows, p.heads, p.kv_heads, p.head_dim, p.dtype.mlir)}"
+    return f'"""{head}\n\n' + "\n\n".join(fill(paragraph, 118) for paragraph in paragraphs) + '\n"""'
 
 
 def _schedule(problem: PrefillProblem, schedule: PrefillSchedule, plan: Plan) -> str:
