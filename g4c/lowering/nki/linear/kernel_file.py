@@ -72,6 +72,18 @@ def rows_of(count: int) -> str:
     return "one row" if count == 1 else f"{count} rows"
 
 
+def folds_of(rows: int, width: int) -> int:
+    """Into how many lines of a multiple of 256 columns a row is folded, so that few rows fill more partitions."""
+    if width % 256:
+        return 1
+    return max(n for n in range(1, width // 256 + 1) if n == 1 or (rows * n <= 128 and (width // 256) % n == 0))
+
+
+def load_folds(rows: int, width: int) -> int:
+    """Likewise for a load: a DMA engine brings 8 lines, short ones slowly, so that up to three rows are not folded."""
+    return folds_of(rows, width) if rows > 3 else 1
+
+
 def normalize_call(target: str, source: str, width: str, rows: str, gain: str) -> str:
     """The call of the device function that normalizes `rows`, without a weight where `gain` is ""."""
     if gain:

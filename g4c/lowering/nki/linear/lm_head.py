@@ -17,6 +17,7 @@ from g4c.lowering.nki.artifact import KernelArtifact
 from g4c.lowering.nki.linear.kernel_file import (
     NL_DTYPES,
     KernelText,
+    load_folds,
     make_artifact,
     normalize_call,
     rows_of,
@@ -243,13 +244,14 @@ def _body(problem: HeadProblem, schedule: HeadSchedule) -> str:
         text.add(f"banks = make_banks({schedule.banks})")
     text.add()
     if problem.count <= 128:
-        text.add("features = load_features(x_rows, 0, ROWS, place=0)")
+        folds = load_folds(problem.count, problem.depth)
+        text.add(f"features = load_features(x_rows, 0, ROWS, place=0, folds={folds})")
         _add_norm(text, problem)
         _add_block(text, problem, schedule, "0", "ROWS")
     else:
         _add_norm(text, problem)
         with text.block("for row in range(0, ROWS, 128):"):
-            text.add("rows = min(128, ROWS - row)\nfeatures = load_features(x_rows, row, rows, place=0)")
+            text.add("rows = min(128, ROWS - row)\nfeatures = load_features(x_rows, row, rows, place=0, folds=1)")
             _add_block(text, problem, schedule, "row", "rows")
     text.add(f"return {', '.join(name for name, _ in results(problem))}")
     return str(text)

@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from g4c.errors import G4cError
 from g4c.lowering.nki.artifact import KernelArtifact
 from g4c.lowering.nki.linear import one_row
-from g4c.lowering.nki.linear.device.transposition import folds_of
 from g4c.lowering.nki.linear.kernel_file import (
     SUM_BANKS,
     KernelText,
+    folds_of,
+    load_folds,
     make_artifact,
     most_columns,
     normalize_call,
@@ -193,7 +194,7 @@ def _body(problem: ProjectionProblem, schedule: ProjectionSchedule) -> str:
     first, every = ("core * SHARE", "SHARE") if schedule.shared == "rows" else ("0", "ROWS")
     text.add("x_rows = x.reshape((ROWS, DEPTH))")
     if rows <= schedule.rows:
-        text.add(f"lines = load_rows(x_rows, {first}, {every}, place=0)  # before anything else")
+        text.add(f"lines = load_rows(x_rows, {first}, {every}, place=0, folds={load_folds(rows, problem.depth)})")
     text.add(f"""
         ring = make_ring(SLOTS, COLUMNS, x.dtype)
         loads = 0  # of its slots
@@ -210,7 +211,7 @@ def _body(problem: ProjectionProblem, schedule: ProjectionSchedule) -> str:
         text.add(f"BLOCK = {schedule.rows}  # rows that share a pass over the weights")
         limit = "(core + 1) * SHARE" if schedule.shared == "rows" else "ROWS"
         with text.block(f"for row in range({first}, {limit}, BLOCK):"):
-            text.add(f"rows = min(BLOCK, {limit} - row)\nlines = load_rows(x_rows, row, rows, place=0)")
+            text.add(f"rows = min(BLOCK, {limit} - row)\nlines = load_rows(x_rows, row, rows, place=0, folds=1)")
             _add_block(text, problem, schedule, "row", "rows")
     text.add(f"return {', '.join(name for name, _ in results(problem))}")
     return str(text)

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from g4c.errors import G4cError
 from g4c.ir.types import TensorType
 from g4c.lowering.nki.artifact import KernelArtifact
-from g4c.lowering.nki.linear.device.transposition import folds_of
 from g4c.lowering.nki.linear.kernel_file import (
     SUM_BANKS,
     KernelText,
+    folds_of,
+    load_folds,
     make_artifact,
     most_columns,
     normalize_call,
@@ -189,13 +190,18 @@ def _add_block(text: SourceText, problem: ResidualProblem, row: str, rows: str, 
     """The rows from `row` on: what they add, part by part. If they are all, vectors are loaded after them."""
     tiles, alone = -(-problem.width // 128), row != "row"
     shared = "EPSILON, mean, ring, loads, banks, COLUMNS"
-    text.add(f"stream = load_features(hidden_rows, {row}, {rows}, place=0)")
+
+    def load(name: str, rows_name: str, width: int, place: int) -> None:
+        folds = load_folds(schedule.rows, width) if alone else 1
+        text.add(f"{name} = load_features({rows_name}, {row}, {rows}, place={place}, folds={folds})")
+
+    load("stream", "hidden_rows", problem.width, 0)
     if problem.attention:
-        text.add(f"attention = load_features(attended_rows, {row}, {rows}, place=32)")
+        load("attention", "attended_rows", problem.attention, 32)
     if alone:
         _load_vectors(text, problem)
     if problem.per_layer:
-        text.add(f"per_layer = load_features(per_layer_rows, {row}, {rows}, place=0)")
+        load("per_layer", "per_layer_rows", problem.per_layer, 0)
     if problem.attention:
         text.add()
         text.add(f"""

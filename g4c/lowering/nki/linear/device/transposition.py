@@ -5,24 +5,12 @@ from g4c.lowering.nki.simulator import isa as nisa
 from g4c.lowering.nki.simulator import language as nl
 
 
-def folds_of(rows, width):
-    """Into how many lines a row is folded, so that few rows fill more partitions: lines are multiples of 256 wide."""
-    folds = 1
-    if width % 256 == 0:
-        for n in range(2, width // 256 + 1):
-            if rows * n <= 128 and (width // 256) % n == 0:
-                folds = n
-    return folds
-
-
-def load_rows(source, first, rows, place):
-    """Rows of source [*, width] in SBUF: tiles [up to 128, line width], a row in one or several lines.
+def load_rows(source, first, rows, place, folds):
+    """Rows of source [*, width] in SBUF: tiles [up to 128, line width], a row in `folds` lines.
 
     `place`: partition where few lines start: 0, 32, 64 or 96. Small loads at different places have different engines.
-    One engine brings 8 lines, and short ones slowly: few rows are not folded.
     """
     width = source.shape[1]
-    folds = folds_of(rows, width) if rows > 3 else 1
     lines = source.reshape((source.shape[0] * folds, width // folds))
     tiles = []
     for start in range(folds * first, folds * (first + rows), 128):
@@ -59,10 +47,10 @@ def rows_to_features(target, tiles):
         start += count // folds
 
 
-def load_features(source, first, rows, place):
+def load_features(source, first, rows, place, folds):
     """Rows of source [*, width] with their features on the partitions: [128, tiles, rows]."""
     target = nl.ndarray((128, (source.shape[1] + 127) // 128, rows), dtype=source.dtype, buffer=nl.sbuf)
-    rows_to_features(target, load_rows(source, first, rows, place))
+    rows_to_features(target, load_rows(source, first, rows, place, folds))
     return target
 
 
@@ -109,7 +97,7 @@ def load_vector(source, place):
     tiles = (width + 127) // 128
     target = nl.ndarray((128, tiles), dtype=nl.float32, buffer=nl.sbuf)
     features = target.ap([[tiles, 128], [1, tiles], [1, 1]], offset=0)
-    rows_to_features(features, load_rows(source.reshape((1, width)), 0, 1, place))
+    rows_to_features(features, load_rows(source.reshape((1, width)), 0, 1, place, 1))
     return target
 
 
