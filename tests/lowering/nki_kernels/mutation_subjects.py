@@ -29,6 +29,7 @@ from g4c.lowering.nki.simulator.source import load
 Array = np.ndarray
 F32 = 2e-6  # relative error of sums in f32, as in the kernels' own tests
 BF16 = 5e-3
+STEEP = 2e-5  # scores of 150 have an absolute error of 1e-5 in f32, and so have the logarithms of their exponentials
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,22 @@ def step() -> Subject:
     )
 
 
+def steep() -> Subject:
+    """Prefill of 600 rows with scores of up to 150."""
+    problem = PrefillProblem(1, 600, 2, 1, 256, (Segment("chunk", 600),), dtype=DType.F32)
+    made = _prefill(prefill_case.make(problem, [(0, 600)], spread=40.0), banks=1)
+    return dataclasses.replace(made, bound=STEEP)
+
+
+def steep_step() -> Subject:
+    """Decode of 2 rows for 2 sequences with scores of up to 150."""
+    problem = DecodeProblem(2, 2, 4, 2, 256, (DecodeSegment("past", 300), DecodeSegment("chunk", 2)), dtype=DType.F32)
+    case = decode_case.make(problem, [(280, 2), (100, 1)], spread=40.0)
+    artifact = decode.emit(problem, decode.schedules(problem, 3)[0], 3)
+    arguments = [case.operands[name] for name, _ in artifact.inputs]
+    return Subject(artifact.name, artifact.source, lambda: list(arguments), (case.reference(),), STEEP)
+
+
 def _linear(module: object, problem: object, by_torch: Callable[..., object], bound: float = F32) -> Subject:
     artifact = module.emit(problem, module.schedules(problem, 3)[0], 3)  # type: ignore[attr-defined]
     expected = by_torch(problem, artifact.inputs).numpy()  # type: ignore[attr-defined]
@@ -158,4 +175,4 @@ def subject(name: str) -> Subject:
     return made
 
 
-SUBJECTS = ("matmul", "rms_norm", "flash", "window", "online", "step", "layer", "qkv", "head")
+SUBJECTS = ("matmul", "rms_norm", "flash", "window", "online", "step", "steep", "steep_step", "layer", "qkv", "head")

@@ -27,6 +27,9 @@ RESET, REDUCE = "reduce_cmd=nisa.reduce_cmd.reset_reduce", "reduce_cmd=nisa.redu
 
 EARLY = "    write_rows(past_values, locate_rows(load_column(positions)), load_rows(chunk_values))\n"
 
+TILE_TO_HBM = "dst=out[m : m + m_size, n : n + n_size], src=tile"
+HBM_TO_TILE = "dst=tile, src=out[m : m + m_size, n : n + n_size]"
+
 # Kernels by hand, sample_kernels.py.
 MATMUL = (
     ("dropped accumulate flag", "accumulate=(k > 0)", "accumulate=False", NUMBERS),
@@ -45,6 +48,11 @@ MATMUL = (
     ("the last columns are left out", "range(0, columns, 512)", "range(0, columns - 512, 512)", "G4C-K014"),
     ("the tail of the contraction is left out", "range(0, depth, P)", "range(0, depth - P, P)", NUMBERS),
     ("a load that is one row late", "src=rhs[k : k + k_size, ", "src=rhs[k + 1 : k + 1 + k_size, ", "G4C-K015"),
+    ("one product left out", "nisa.nc_matmul(dst=psum,", "k > 0 and nisa.nc_matmul(dst=psum,", "G4C-K012"),
+    ("operands in each other's place", "stationary=left, moving=right", "stationary=right, moving=left", "G4C-K007"),
+    ("one load for all", "rhs[k : k + k_size, ", "rhs[0 : k_size, ", NUMBERS),
+    ("a store that is a load", TILE_TO_HBM, HBM_TO_TILE, "G4C-K014"),
+    ("more rows than there are", "m_size = min(P, rows - m)", "m_size = P", "G4C-K015"),
     ("the result in private HBM", "buffer=nl.shared_hbm", "buffer=nl.private_hbm", "G4C-K014", 4),
 )
 RMS_NORM = (
@@ -62,6 +70,15 @@ FLASH = (
         NUMBERS,
     ),
     ("a sum that begins with leftovers", "        nisa.memset(dst=total, value=0.0)\n", "", "G4C-K011"),
+    ("a sum of maxima", "data1=new_peak, data2=peak, op=nl.maximum", "data1=new_peak, data2=peak, op=nl.add", NUMBERS),
+    ("a divisor that is not inverted", "nisa.reciprocal(dst=total, data=total)\n        final", "final", NUMBERS),
+    ("a column that is not one", "bias=new_peak", "bias=masked", "G4C-K017"),
+    (
+        "sums in bf16",
+        "part_sum = nl.ndarray((rows, 1), dtype=nl.float32",
+        "part_sum = nl.ndarray((rows, 1), dtype=nl.bfloat16",
+        NUMBERS,
+    ),
     ("mask inverted", "cmp_op=nl.greater_equal", "cmp_op=nl.less", NUMBERS),
     ("a query that does not see itself", "offset=q0 - k0", "offset=q0 - k0 - 1", NUMBERS),
     ("mask in PSUM", "dst=masked,\n                pattern", "dst=scores,\n                pattern", "G4C-K008"),
@@ -140,6 +157,13 @@ STEP = (
     ("values of the first part only", "accumulate=(accumulate or n > 0)", "accumulate=(n > 0)", NUMBERS),
 )
 
+# The same families with scores so large that their exponentials overflow.
+STEEP = (("a maximum that is not subtracted", ", negate=True", "", NUMBERS),)
+STEEP_STEP = (
+    ("maxima of queries mixed up", "op0=nl.multiply, operand0=top", "op0=nl.add, operand0=top", NUMBERS),
+    ("the least score as the maximum", "op=nl.maximum, data=flipped", "op=nl.minimum, data=flipped", NUMBERS),
+)
+
 # The linear family: a layer's residual stream, projections, the head.
 LAYER = (
     ("another GELU", "op=nl.gelu_apprx_tanh, data=values", "op=nl.gelu_apprx_sigmoid, data=values", NUMBERS),
@@ -174,6 +198,8 @@ MUTATIONS = [
         "window": WINDOW,
         "online": ONLINE,
         "step": STEP,
+        "steep": STEEP,
+        "steep_step": STEEP_STEP,
         "layer": LAYER,
         "qkv": QKV,
         "head": HEAD,
