@@ -13,7 +13,8 @@ The kernels of (a) and (b) are in attention_peers.py. Published: the time per KV
 aws-neuron/neuronx-distributed-inference#115, by its authors, on a trn2; it was not run here.
 
 Decode: attention of one token over a cache, also of four times as many tokens on the two cores of a logical core, and
-the projections of a layer, against the bound of HBM: every operand once, at the bandwidth of the cores.
+the projections of a layer and the head, on one core and on two that share the columns, against the bound of HBM: every
+operand once, at the bandwidth of the cores.
 
 python benchmarks/nki_attention.py
 """
@@ -168,7 +169,10 @@ def stream_rows(cached: int, generation: int) -> Iterator[Stream]:
         ("31B tp4", 5376, (2048, 1024, 1024), 5376, 0),
     ):
         qkv = projection.ProjectionProblem((1, 1), hidden, widths, bf16, epsilon=1e-6)
-        yield stream_row(f"{model}: norm and QKV {hidden} to {sum(widths)}", qkv, projection, generation)
+        what = f"{model}: norm and QKV {hidden} to {sum(widths)}"
+        yield stream_row(what, qkv, projection, generation)
+        if generation >= 3:
+            yield stream_row(f"{what}, on two cores", qkv, projection, generation, 2)
         rest = residual.ResidualProblem(
             (1, 1), hidden, bf16, 1e-6, attention=widths[0], mlp=mlp, per_layer=per_layer, scaled=True
         )
@@ -176,18 +180,20 @@ def stream_rows(cached: int, generation: int) -> Iterator[Stream]:
         yield stream_row(what, rest, residual, generation)
     head = lm_head.HeadProblem((1, 1), 1536, 262144, bf16, cap=30.0, epsilon=1e-6)
     yield stream_row("E2B: head 1536 to 262144, softcap", head, lm_head, generation)
+    if generation >= 3:
+        yield stream_row("E2B: head 1536 to 262144, softcap, on two cores", head, lm_head, generation, 2)
 
 
-def stream_row(what: str, problem: Any, family: Any, generation: int) -> Stream:
-    """The cheapest kernel of a problem, and the time that its operands take at the bandwidth of a core."""
+def stream_row(what: str, problem: Any, family: Any, generation: int, cores: int = 1) -> Stream:
+    """The cheapest kernel of a problem, and the time that its operands take at the bandwidth of its cores."""
     try:
-        choice = compare(problem, family, generation)
+        choice = compare(problem, family, generation, cores)
     except G4cError as error:
         return Stream(what, None, f"{error.code}: {error.message}", "", 0, 0.0, 0, "")
     found = choice.profile
     least = operand_bytes(choice.artifact)
-    bound = least / MACHINES[generation].hbm_bandwidth / 1000
-    return Stream(what, found.us, "", choice.artifact.schedule, least, bound, found.hbm_bytes, found.bound)
+    bound = least / MACHINES[generation].hbm_bandwidth / cores / 1000
+    return Stream(what, found.us, "", choice.artifact.schedule, least, bound, cores * found.hbm_bytes, found.bound)
 
 
 def two_core_row(cached: int, generation: int) -> Stream:
