@@ -54,11 +54,12 @@ def _start(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedule) -
         if segment.tail:
             text.add(f"blocks.append(({number}, 128 * {segment.columns}, 1, {segment.tail}, 1, {column}))")
             column += 1
-    element, pitch = "(sequence * lengths[segment] + key) * SLOT", "pitch * SLOT"
+    element, pitch = "(sequence * lengths[segment] + key) * KEY_SIZE", "pitch * KEY_SIZE"
     if schedule.shares("sequences"):
-        element = "((nl.program_id(0) * BATCH + sequence) * lengths[segment] + key) * SLOT"
+        element = "((nl.program_id(0) * BATCH + sequence) * lengths[segment] + key) * KEY_SIZE"
     elif schedule.shares("heads"):
-        element, pitch = "((sequence * lengths[segment] + key) * 2 + nl.program_id(0)) * SLOT", "pitch * 2 * SLOT"
+        element = "((sequence * lengths[segment] + key) * 2 + nl.program_id(0)) * KEY_SIZE"
+        pitch = "pitch * 2 * KEY_SIZE"
     keys, values = (tuple_of(f"{name}_{what}" for name in stored) for what in ("keys", "values"))
     lengths = tuple_of(str(segment.keys) for segment in p.stored)
     text.add()
@@ -73,10 +74,10 @@ def _start(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedule) -
                         for n in range(PARTS[part][0], PARTS[part][1]):
                             segment, key, pitch, partitions, columns, _ = blocks[n]
                             element = {element}
-                            transfers.append((tensors[segment], element, {pitch}, partitions, columns * SLOT))
+                            transfers.append((tensors[segment], element, {pitch}, partitions, columns * KEY_SIZE))
         pool = []
         for _ in range(TILES):
-            pool.append(nl.ndarray((128, COLUMNS * SLOT), dtype={dtype}, buffer=nl.sbuf))
+            pool.append(nl.ndarray((128, COLUMNS * KEY_SIZE), dtype={dtype}, buffer=nl.sbuf))
     """)
     text.add()
     text.add(f"""
@@ -116,19 +117,19 @@ def _tiles(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedule) -
     text.add(f"""
         banks, turned, products = [], [], []  # transposed keys in PSUM and in SBUF, their products in PSUM
         for _ in range(KEY_TILES):
-            banks.append(nl.ndarray((WIDTH, PAIRS, CHUNKS, 128), dtype={dtype}, buffer=nl.psum))
-            turned.append(nl.ndarray((WIDTH, PAIRS, CHUNKS, 128), dtype={dtype}, buffer=nl.sbuf))
+            banks.append(nl.ndarray((WIDTH, PAIRS, D_TILES, 128), dtype={dtype}, buffer=nl.psum))
+            turned.append(nl.ndarray((WIDTH, PAIRS, D_TILES, 128), dtype={dtype}, buffer=nl.sbuf))
         for _ in range(2):
             products.append(nl.ndarray((128, COLUMNS, ROWS, HEADS), dtype=nl.float32, buffer=nl.psum))
         scores = nl.ndarray((128, SEQUENCES, SCORE_COLUMNS, ROWS, HEADS), dtype=nl.float32, buffer=nl.sbuf)
         weights = nl.ndarray((128, SEQUENCES, SCORE_COLUMNS, ROWS, HEADS), dtype={dtype}, buffer=nl.sbuf)
-        result = nl.ndarray((WIDTH, CHUNKS, RESULT_ROWS, RESULT_HEADS), dtype=nl.float32, buffer=nl.psum)
+        result = nl.ndarray((WIDTH, D_TILES, RESULT_ROWS, RESULT_HEADS), dtype=nl.float32, buffer=nl.psum)
     """)
     if schedule.parts > 1:
         text.add("""
             running_peak = nl.ndarray((128, QUERIES), dtype=nl.float32, buffer=nl.sbuf)
             running_sum = nl.ndarray((128, QUERIES), dtype=nl.float32, buffer=nl.sbuf)
-            running_result = nl.ndarray((WIDTH, CHUNKS, QUERIES), dtype=nl.float32, buffer=nl.sbuf)
+            running_result = nl.ndarray((WIDTH, D_TILES, QUERIES), dtype=nl.float32, buffer=nl.sbuf)
         """)
 
 
@@ -257,7 +258,7 @@ def _value_steps(text: SourceText, problem: DecodeProblem, schedule: DecodeSched
         if part == first_part:
             nisa.tensor_copy(dst=running_result, src=filled)
         else:
-            merge(running_result, decay.ap([[QUERIES, WIDTH], [0, CHUNKS], [1, QUERIES]]), filled)
+            merge(running_result, decay.ap([[QUERIES, WIDTH], [0, D_TILES], [1, QUERIES]]), filled)
     """)
     with text.block("if part == last_part:"):
         if not schedule.shares("keys"):

@@ -152,14 +152,14 @@ def _floor(problem: DecodeProblem, schedule: DecodeSchedule) -> bool:
 
 def _places(schedule: DecodeSchedule) -> dict[str, str]:
     """Words of the templates that say where in HBM a core has its own."""
-    words = {"batch": "BATCH", "slot": "SLOT", "rows_at": "", "at_rows": "", "at_slot": "", "positions_at": ""}
+    words = {"batch": "BATCH", "slot": "KEY_SIZE", "rows_at": "", "at_rows": "", "at_slot": "", "positions_at": ""}
     if schedule.shares("sequences"):
         before = "nl.program_id(0) * BATCH"
         words |= {"batch": "2 * BATCH", "rows_at": f"{before} * ROWS * HEADS * HEAD_DIM + "}
-        words |= {"at_rows": f", offset={before} * ROWS * SLOT", "positions_at": f", offset={before} * ROWS"}
+        words |= {"at_rows": f", offset={before} * ROWS * KEY_SIZE", "positions_at": f", offset={before} * ROWS"}
     if schedule.shares("heads"):
-        own = ", offset=nl.program_id(0) * SLOT"
-        words |= {"slot": "2 * SLOT", "at_rows": own, "at_slot": own}
+        own = ", offset=nl.program_id(0) * KEY_SIZE"
+        words |= {"slot": "2 * KEY_SIZE", "at_rows": own, "at_slot": own}
     return words
 
 
@@ -170,9 +170,9 @@ def _constants(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedul
     text.add(f"""
         BATCH, ROWS, HEADS, KV_HEADS, HEAD_DIM = {p.batch}, {p.rows}, {p.heads}, {p.kv_heads}, {p.head_dim}{of_core}
         GROUP = {p.group}  # query heads of a KV head
-        SLOT = {p.slot}  # elements of one key of all KV heads
+        KEY_SIZE = {p.slot}  # elements of one key of all KV heads
         WIDTH = {p.width}  # head dims of one contraction
-        CHUNKS = {p.chunks}  # contractions of one product of q and k
+        D_TILES = {p.chunks}  # contractions of one product of q and k
         SCALE = {p.scale!r}
         MASKED = -1.0e30  # the scores of keys that a query does not see
     """)
@@ -181,9 +181,9 @@ def _constants(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedul
             "FLOOR = -1.0e20  # the least maximum: where nothing is seen, weights are exp(SCALE * (MASKED - FLOOR)) = 0"
         )
     if p.window:
-        text.add(f"WINDOW = {p.window}")
+        text.add(f"WINDOW = {p.window}  # positions that a query sees, itself included")
     if p.update:
-        text.add(f"SLOTS = {p.past}")
+        text.add(f"SLOTS = {p.past}  # of a sequence in a cache")
     text.add()
     text.add(f"""
         SEQUENCES = {schedule.sequences}  # at once

@@ -22,10 +22,10 @@ def fetch(transfers, n, pool):
     """Issue load n, if there is one, into its tile: of every key what belongs to the core's heads."""
     if n < len(transfers):
         tensor, start, pitch, partitions, elements = transfers[n]
-        columns = elements // SLOT
+        columns = elements // KEY_SIZE
         nisa.dma_copy(
-            dst=pool[n % TILES].ap([[COLUMNS * SLOT, partitions], [SLOT, columns], [1, SLOT]]),
-            src=tensor.ap([[pitch, partitions], [2 * SLOT, columns], [1, SLOT]], offset=start),
+            dst=pool[n % TILES].ap([[COLUMNS * KEY_SIZE, partitions], [KEY_SIZE, columns], [1, KEY_SIZE]]),
+            src=tensor.ap([[pitch, partitions], [2 * KEY_SIZE, columns], [1, KEY_SIZE]], offset=start),
         )
 '''
 
@@ -72,15 +72,15 @@ TRANSPOSE_QUERIES = '''
 def transpose_queries(tiles):
     """q as [head dims, contraction, row, head]."""
     total = BATCH * ROWS * HEADS
-    queries = nl.ndarray((WIDTH, CHUNKS, BATCH * ROWS, HEADS), dtype=$dtype, buffer=nl.sbuf)
+    queries = nl.ndarray((WIDTH, D_TILES, BATCH * ROWS, HEADS), dtype=$dtype, buffer=nl.sbuf)
     for n in range(len(tiles)):
         count = min(128, total - n * 128)
         pitch = count + count % 2  # PSUM is written at multiples of 4 bytes
-        bank = nl.ndarray((WIDTH, CHUNKS, pitch), dtype=$dtype, buffer=nl.psum)
-        for c in range(CHUNKS):
+        bank = nl.ndarray((WIDTH, D_TILES, pitch), dtype=$dtype, buffer=nl.psum)
+        for c in range(D_TILES):
             columns = slice(c * WIDTH, (c + 1) * WIDTH)
             nisa.nc_transpose(dst=bank[:, c, :count], data=tiles[n][:, columns], engine=nisa.engine.tensor)
-        part = queries.ap([[CHUNKS * total, WIDTH], [total, CHUNKS], [1, count]], offset=n * 128)
+        part = queries.ap([[D_TILES * total, WIDTH], [total, D_TILES], [1, count]], offset=n * 128)
         nisa.activation(dst=part, op=nl.copy, data=bank[:, :, :count])  # Vector has the first keys to copy
     return queries
 '''
@@ -88,25 +88,25 @@ def transpose_queries(tiles):
 NEW_ROWS = '''
 def load_rows(rows):
     """The chunk's keys or values, [row, KV heads and dims]."""
-    tile = nl.ndarray((BATCH * ROWS, SLOT), dtype=$dtype, buffer=nl.sbuf)
-    own = rows.ap([[$slot, BATCH * ROWS], [1, SLOT]]$at_rows)
+    tile = nl.ndarray((BATCH * ROWS, KEY_SIZE), dtype=$dtype, buffer=nl.sbuf)
+    own = rows.ap([[$slot, BATCH * ROWS], [1, KEY_SIZE]]$at_rows)
     nisa.dma_copy(dst=tile, src=own)
     return tile
 
 
 def load_rows_by_sequence(rows):
     """The same as [row, sequence, KV heads and dims]: rows of every sequence start at partition 0."""
-    tile = nl.ndarray((ROWS, BATCH, SLOT), dtype=$dtype, buffer=nl.sbuf)
-    own = rows.ap([[$slot, ROWS], [ROWS * $slot, BATCH], [1, SLOT]]$at_rows)
+    tile = nl.ndarray((ROWS, BATCH, KEY_SIZE), dtype=$dtype, buffer=nl.sbuf)
+    own = rows.ap([[$slot, ROWS], [ROWS * $slot, BATCH], [1, KEY_SIZE]]$at_rows)
     nisa.dma_copy(dst=tile, src=own)
     return tile
 
 
 def transpose_new_keys(rows):
     """The chunk's keys as [head dims, KV head and contraction, row]."""
-    turned = nl.ndarray((WIDTH, KV_HEADS * CHUNKS, BATCH * ROWS), dtype=$dtype, buffer=nl.sbuf)
-    for first in range(0, KV_HEADS * CHUNKS, NEW_KEYS):
-        count = min(NEW_KEYS, KV_HEADS * CHUNKS - first)
+    turned = nl.ndarray((WIDTH, KV_HEADS * D_TILES, BATCH * ROWS), dtype=$dtype, buffer=nl.sbuf)
+    for first in range(0, KV_HEADS * D_TILES, NEW_KEYS):
+        count = min(NEW_KEYS, KV_HEADS * D_TILES - first)
         bank = nl.ndarray((WIDTH, count, NEW_PITCH), dtype=$dtype, buffer=nl.psum)
         for n in range(count):
             columns = slice((first + n) * WIDTH, (first + n + 1) * WIDTH)
@@ -122,10 +122,10 @@ def score_new_keys(turned, queries, first, scores, column$visible):
         rows = slice((first + sequence) * ROWS, (first + sequence + 1) * ROWS)
         for head in range(KV_HEADS):
             heads = slice(head * GROUP, (head + 1) * GROUP)
-            for c in range(CHUNKS):
+            for c in range(D_TILES):
                 nisa.nc_matmul(
                     dst=bank[:, sequence, :, heads],
-                    stationary=turned[:, head * CHUNKS + c, rows],
+                    stationary=turned[:, head * D_TILES + c, rows],
                     moving=queries[:, c, rows, heads],
                     accumulate=(c > 0),
                 )
@@ -182,7 +182,7 @@ def transpose_step(steps, step, blocks, transfers, pool, banks, turned):
 def transpose_keys(keys, partitions, pair, count, bank, turned, step):
     """Keys [key, dims] of `count` (column, KV head) pairs as [dims, pair, contraction, key], through PSUM."""
     for n in range(count):
-        for c in range(CHUNKS):
+        for c in range(D_TILES):
             start = (pair + n) * HEAD_DIM + c * WIDTH
             nisa.nc_transpose(
                 dst=bank[:, n, c, :partitions],
@@ -202,7 +202,7 @@ def multiply_keys(turned, partitions, pair, count, queries, sequence, product):
     for n in range(count):
         column, head = (pair + n) // KV_HEADS, (pair + n) % KV_HEADS
         heads = slice(head * GROUP, (head + 1) * GROUP)
-        for c in range(CHUNKS):
+        for c in range(D_TILES):
             nisa.nc_matmul(
                 dst=product[:partitions, column, :, heads],
                 stationary=turned[:, n, c, :partitions],
@@ -277,7 +277,7 @@ def multiply_values(values, partitions, columns, weights, result, accumulate):
     for n in range(columns):
         for head in range(KV_HEADS):
             heads = slice(head * GROUP, (head + 1) * GROUP)
-            for c in range(CHUNKS):
+            for c in range(D_TILES):
                 start = (n * KV_HEADS + head) * HEAD_DIM + c * WIDTH
                 nisa.nc_matmul(
                     dst=result[:, c, :, heads],
@@ -300,13 +300,13 @@ STORE = '''
 
 def store(result, inverse, first, y):
     """y of the sequences from `first` on: result * inverse, transposed back."""
-    scaled = nl.ndarray((WIDTH, CHUNKS, QUERIES), dtype=$dtype, buffer=nl.sbuf)
-    spread = inverse.ap([[QUERIES, WIDTH], [0, CHUNKS], [1, QUERIES]])
+    scaled = nl.ndarray((WIDTH, D_TILES, QUERIES), dtype=$dtype, buffer=nl.sbuf)
+    spread = inverse.ap([[QUERIES, WIDTH], [0, D_TILES], [1, QUERIES]])
     nisa.tensor_tensor(dst=scaled, data1=result, data2=spread, op=nl.multiply)
     for start in range(0, QUERIES, 128):
         count = min(128, QUERIES - start)
         bank = nl.ndarray((count, HEAD_DIM), dtype=$dtype, buffer=nl.psum)
-        for c in range(CHUNKS):
+        for c in range(D_TILES):
             nisa.nc_transpose(
                 dst=bank[:, c * WIDTH : (c + 1) * WIDTH],
                 data=scaled[:, c, start : start + count],
@@ -357,7 +357,7 @@ def join(running_peak, running_sum, running_result, other):
     """Exchange with the other core, and merge: both then have the whole."""
     peak = nl.ndarray((128, QUERIES), dtype=nl.float32, buffer=nl.sbuf)
     total = nl.ndarray((128, QUERIES), dtype=nl.float32, buffer=nl.sbuf)
-    result = nl.ndarray((WIDTH, CHUNKS, QUERIES), dtype=nl.float32, buffer=nl.sbuf)
+    result = nl.ndarray((WIDTH, D_TILES, QUERIES), dtype=nl.float32, buffer=nl.sbuf)
     nisa.sendrecv(src=running_peak, dst=peak, send_to_rank=other, recv_from_rank=other, pipe_id=0)
     nisa.sendrecv(src=running_sum, dst=total, send_to_rank=other, recv_from_rank=other, pipe_id=0)
     nisa.sendrecv(src=running_result, dst=result, send_to_rank=other, recv_from_rank=other, pipe_id=0)
@@ -366,7 +366,7 @@ def join(running_peak, running_sum, running_result, other):
     nisa.activation(dst=peak, op=nl.exp, data=peak, scale=SCALE)
     nisa.tensor_tensor(dst=total, data1=total, data2=peak, op=nl.multiply)
     merge(running_sum, decay, total)
-    spread = [[QUERIES, WIDTH], [0, CHUNKS], [1, QUERIES]]
+    spread = [[QUERIES, WIDTH], [0, D_TILES], [1, QUERIES]]
     nisa.tensor_tensor(dst=result, data1=result, data2=peak.ap(spread), op=nl.multiply)
     merge(running_result, decay.ap(spread), result)
 '''
@@ -390,7 +390,7 @@ $locate
 def write_rows(cache, index, rows):
     """Rows of the chunk into their slots; those out of bounds are skipped."""
     whole = cache.reshape(($batch * SLOTS, $slot))
-    slots = whole.ap([[$slot, BATCH * ROWS], [1, SLOT]]$at_slot, vector_offset=index)
+    slots = whole.ap([[$slot, BATCH * ROWS], [1, KEY_SIZE]]$at_slot, vector_offset=index)
     nisa.dma_copy(dst=slots, src=rows, oob_mode=nisa.oob_mode.skip)
 '''
 
