@@ -92,3 +92,23 @@ def test_functions_keep_their_relative_error_where_they_are_small(name: str) -> 
 
     expected = FUNCTIONS[name](torch.from_numpy(x).double()).numpy()
     np.testing.assert_allclose(simulate(kernel, target="trn2")(x), expected, rtol=5e-6)
+
+
+def test_a_sum_is_of_what_was_read_where_the_result_overwrites_it() -> None:
+    @jit
+    def kernel(x: Any) -> Any:
+        tile, total = nl.load(x), nl.ndarray((4, 1), nl.float32, buffer=nl.sbuf)
+        nisa.activation(
+            dst=tile[:, 1:],
+            op=nl.copy,
+            data=tile[:, :-1],
+            reduce_op=nl.add,
+            reduce_res=total,
+            reduce_cmd=nisa.reduce_cmd.reset_reduce,
+        )
+        out = nl.ndarray((4, 1), nl.float32, buffer=nl.shared_hbm)
+        nisa.dma_copy(dst=out, src=total)
+        return out
+
+    x = np.arange(32, dtype=np.float32).reshape(4, 8)
+    np.testing.assert_array_equal(simulate(kernel, target="trn2")(x), x[:, :-1].sum(1, keepdims=True))

@@ -1,6 +1,6 @@
 """What differs between NeuronCore generations, as far as a kernel can tell.
 
-In: a target name (`trn1`, `inf2`, `gen2`, `trn2`, `gen3`, `trn3`, `gen4`) or the environment's override.
+In: a target name (`trn1`, `inf2`, `gen2`, `trn2`, `gen3`, `trn3`, `gen4`...) or the environment's override.
 Out: a `Generation` with memory sizes and instruction limits. Sources: `nki.language.tile_size`, `nki.isa`, and the
 usable SBUF sizes that KLR and nkipy agree on.
 Invariant: the tables are data; checks and the cost model read them, nothing else distinguishes generations by name.
@@ -43,7 +43,7 @@ V2 = Generation(2, 192 * 1024, 180224, 512, 64)
 V3 = Generation(3, 224 * 1024, 212984, 512, 32)
 V4 = Generation(4, 256 * 1024, 245752, 4096, 32)
 
-TARGETS = {"trn1": V2, "inf2": V2, "gen2": V2, "trn2": V3, "gen3": V3, "trn3": V4, "gen4": V4}
+TARGETS = {"trn1": V2, "inf2": V2, "gen2": V2, "trn2": V3, "gen3": V3, "trn3": V4, "trn3pre": V4, "gen4": V4}
 _DEFAULT = "trn3"
 
 

@@ -2,8 +2,9 @@
 
 In: the target and mode that kernels run with by default.
 Out: `nki`, `nki.language`, `nki.isa`, `nki.typing` and `nki.collectives` in `sys.modules`, with the module paths that
-kernels of releases 0.3 to 0.6 import from.
-Invariant: a real `nki` package is never hidden.
+kernels of releases 0.3 to 0.6 import from; and `neuronxcc.nki.typing`, which AWS's router kernel takes its annotations
+from.
+Invariant: a real `nki` or `neuronxcc` package is never hidden.
 """
 
 from __future__ import annotations
@@ -28,6 +29,11 @@ MODULES = {
     "nki.tensor": f"{_PACKAGE}.tensor",
     "nki.collectives": f"{_PACKAGE}.collectives",
 }
+ANNOTATIONS = {
+    "neuronxcc": f"{_PACKAGE}.legacy",
+    "neuronxcc.nki": f"{_PACKAGE}.legacy",
+    "neuronxcc.nki.typing": f"{_PACKAGE}.typing",
+}
 
 
 def installed() -> bool:
@@ -42,6 +48,14 @@ def _is_there() -> bool:
     return found is not None and found.origin is not None
 
 
+def _takes_neuronxcc() -> bool:
+    """Whether the simulator stands for `neuronxcc`: it does already, or nothing has that name."""
+    module = sys.modules.get("neuronxcc")
+    if module is not None:
+        return module.__name__ == ANNOTATIONS["neuronxcc"]
+    return importlib.util.find_spec("neuronxcc") is None
+
+
 def install(target: str | None = None, lenient: bool = False) -> ModuleType:
     """Register the modules and return `nki`. Calling again changes target and mode.
 
@@ -50,7 +64,7 @@ def install(target: str | None = None, lenient: bool = False) -> ModuleType:
     if not installed() and _is_there():
         raise error("G4C-K028", "a real nki package is importable", "use nki.simulate of that package")
     kernel.configure(target, lenient)
-    for name, source in MODULES.items():
+    for name, source in (MODULES | (ANNOTATIONS if _takes_neuronxcc() else {})).items():
         module = importlib.import_module(source)
         sys.modules[name] = module
         parent, _, child = name.rpartition(".")
@@ -64,5 +78,5 @@ def uninstall() -> None:
     """Remove what `install` registered and forget target and mode."""
     kernel.configure(None, lenient=False)
     if installed():
-        for name in MODULES:
+        for name in (*MODULES, *(ANNOTATIONS if "neuronxcc" in sys.modules and _takes_neuronxcc() else ())):
             sys.modules.pop(name, None)

@@ -113,10 +113,11 @@ def run(
         check_source(function)
     region = MemoryRegion.shared_hbm if programs == 2 else MemoryRegion.private_hbm
     inputs = _Inputs(region, programs == 2, options.strict)
+    signature = inspect.signature(function)
     try:
-        bound = inspect.signature(function).bind(*arguments, **keywords)
+        bound = signature.bind(*arguments, **keywords)
     except TypeError as problem:
-        raise error("G4C-K030", f"{function.__name__}: {problem}") from problem
+        raise error("G4C-K030", f"{function.__name__}: {problem}", f"{function.__name__}{signature}") from problem
     for name, value in bound.arguments.items():
         bound.arguments[name] = inputs.tensor(value, name)
     launch = Launch(programs, grid=grid is not None)

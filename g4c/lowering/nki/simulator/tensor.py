@@ -133,7 +133,9 @@ class NkiTensor(ViewPrimitives, NKIObject):
             at = next(n for n, k in enumerate(keys) if k is Ellipsis)
             keys[at : at + 1] = [slice(None)] * (self.ndim - len(keys) + 1)
         if len(keys) > self.ndim:
-            raise error("G4C-K023", f"{len(keys)} indices for a tensor of rank {self.ndim}")
+            raise error(
+                "G4C-K023", f"{len(keys)} indices for a tensor of rank {self.ndim}", "at most one per dimension"
+            )
         keys += [slice(None)] * (self.ndim - len(keys))
         shape, strides, offset, dynamic = [], [], self.offset, self.dynamic
         for dim, k in enumerate(keys):
@@ -175,7 +177,9 @@ class NkiTensor(ViewPrimitives, NKIObject):
         self._static_dimension(dim)
         size = self.shape[dim]
         if not -size <= index < size:
-            raise error("G4C-K015", f"index {index} in dimension {dim} of size {size} ({self!r})")
+            raise error(
+                "G4C-K015", f"index {index} in dimension {dim} of size {size} ({self!r})", "-size <= index < size"
+            )
         return index % size
 
     def _range(self, dim: int, key: slice) -> tuple[int, int, int]:
@@ -201,17 +205,25 @@ class NkiTensor(ViewPrimitives, NKIObject):
 
     def _static_dimension(self, dim: int) -> None:
         if dim == 0 and self.dynamic is not None and self.dynamic.vector:
-            raise error("G4C-K023", "the dimension of a vector offset is sliced or selected")
+            raise error(
+                "G4C-K023", "the dimension of a vector offset is sliced or selected", "slice before vector_offset"
+            )
 
     def _dynamic(self, dim: int, source: Any, other: Dynamic | None, size: int = 1) -> Dynamic:
         """An index of `size` elements of `dim` that is known at run time; `other`: one that the view has already."""
         if other is not None:
-            raise error("G4C-K023", "a view has at most one index known at run time")
+            raise error(
+                "G4C-K023", "a view has at most one index known at run time", "add up the indices on the device"
+            )
         if dim == 0 and self.on_chip:
             raise error("G4C-K023", "the partition dimension is indexed at run time", "select along a free dimension")
         check_scalar_offset(source)
         if not 1 <= size <= self.shape[dim]:
-            raise error("G4C-K015", f"{size} elements of dimension {dim} of size {self.shape[dim]} ({self!r})")
+            raise error(
+                "G4C-K015",
+                f"{size} elements of dimension {dim} of size {self.shape[dim]} ({self!r})",
+                "what is selected fits into the dimension",
+            )
         return Dynamic(source, self.strides[dim] * self.itemsize, vector=False, limit=self.shape[dim] - size + 1)
 
     # Access patterns
@@ -266,7 +278,7 @@ class NkiTensor(ViewPrimitives, NKIObject):
     def check_bounds(self) -> None:
         """Refuse a static view that leaves its storage, or on chip its partitions."""
         if min(self.shape) < 1:
-            raise error("G4C-K023", f"a view of shape {self.shape} is empty")
+            raise error("G4C-K023", f"a view of shape {self.shape} is empty", "every count is at least 1")
         row = self.row_elements
         if self.on_chip:
             stride = self.strides[0]
@@ -282,6 +294,7 @@ class NkiTensor(ViewPrimitives, NKIObject):
                 "G4C-K015",
                 f"an access pattern reaches partitions {box.p0}..{box.p1 - 1}, bytes {box.b0}..{box.b1 - 1} of "
                 f"{self.storage.partitions} partitions of {self.storage.row_bytes} bytes ({self!r})",
+                "offset, steps and counts, in elements, stay within the storage",
             )
 
     @property

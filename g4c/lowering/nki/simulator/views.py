@@ -27,11 +27,13 @@ class ViewPrimitives:
         if dim == 0 and self.on_chip:
             raise error("G4C-K023", f"{what} of the partition dimension of {self!r}", "partitions cannot be rearranged")
         if dim == 0 and self.dynamic is not None and self.dynamic.vector:
-            raise error("G4C-K023", f"{what} of the dimension that a vector of indices selects")
+            raise error(
+                "G4C-K023", f"{what} of the dimension that a vector of indices selects", "only other dimensions change"
+            )
 
     def _dimension(self: NkiTensor, dim: int) -> int:
         if not -self.ndim <= dim < self.ndim:
-            raise error("G4C-K023", f"dimension {dim} of a tensor of rank {self.ndim}")
+            raise error("G4C-K023", f"dimension {dim} of a tensor of rank {self.ndim}", "-rank <= dimension < rank")
         return dim % self.ndim
 
     def is_indirect(self: NkiTensor) -> bool:
@@ -69,7 +71,9 @@ class ViewPrimitives:
         if dim != 0 or self.on_chip:
             raise error("G4C-K023", "vector_select", "only dimension 0 of HBM tensors takes a vector of indices")
         if self.dynamic is not None:
-            raise error("G4C-K023", "a view has at most one index known at run time")
+            raise error(
+                "G4C-K023", "a view has at most one index known at run time", "add up the indices on the device"
+            )
         count = vector_offset.shape[0]
         pattern = [[self.strides[0], count], *self.get_pattern()[1:]]
         return self.ap(pattern, vector_offset=vector_offset)
@@ -173,7 +177,7 @@ class ViewPrimitives:
         known = dict(fixed_sizes or {})
         view, names = self, []
         if len(src_pattern) != self.ndim:
-            raise error("G4C-K023", f"pattern {src_pattern} for rank {self.ndim}")
+            raise error("G4C-K023", f"pattern {src_pattern} for rank {self.ndim}", "one name or group per dimension")
         for group in src_pattern:
             members = (group,) if isinstance(group, str) else tuple(group)
             sizes = tuple(known.get(name, -1) for name in members)
@@ -194,7 +198,7 @@ class ViewPrimitives:
         target = dtypes.canonical(dtype)
         old, new = self.itemsize, dtypes.ITEMSIZE[target]
         if self.dynamic is not None:
-            raise error("G4C-K023", "view(dtype) of a view with an index known at run time")
+            raise error("G4C-K023", "view(dtype) of a view with an index known at run time", "view first, then select")
         shape, strides, offset = list(self.shape), list(self.strides), self.offset
         if old != new:
             if strides[-1] != 1 and shape[-1] != 1:

@@ -87,7 +87,7 @@ def __getattr__(name):
     raise error(
         "G4C-K020",
         f"nki.isa has no {name}",
-        f"did you mean nisa.{close}?" if close else None,
+        f"did you mean nisa.{close}?" if close else "NKI 0.4 to 0.6 have no such name",
         kind=AbsentNameError,
     )
 

@@ -90,7 +90,6 @@ def _activate(step: Step, op: object, reduce_op: object, reduce_res: NkiTensor |
     if function.name == "reciprocal" and step.operands["bias"] is not None and step.program.generation.number < 3:
         step.refuse("G4C-K019", "reciprocal with a bias", "not supported on NeuronCore-v2")
     values = _evaluate(step, function, _affine(step, data))
-    step.write(dst, values)
     if command is ReduceCommand.idle and reduce_op is not None and reduce_res is not None:
         step.refuse(
             "G4C-K027",
@@ -98,6 +97,7 @@ def _activate(step: Step, op: object, reduce_op: object, reduce_res: NkiTensor |
             "the default reduce_cmd does not reduce; pass reset_reduce",
         )
     accumulate(step, "scalar", operators.OPERATORS["add"], values, command)
+    step.write(dst, values)
     if reduce_res is not None:
         read_out(step, "scalar", "reduce_res")
     return step.done(op=function.name)
@@ -137,10 +137,10 @@ def activate2(
         values = np.where(values >= 0, values, values * step.column("relu_param", data.shape[0]))
     else:
         values = _evaluate(step, function, values)
-    step.write(dst, values)
     reduction = operators.find(reduce_op, "reduce_op", "activate2", _REDUCTIONS) if reduce_op is not None else None
     if reduction is not None:
         accumulate(step, "scalar", reduction, values, reduce_cmd)
+    step.write(dst, values)
     if reduce_res is not None:
         read_out(step, "scalar", "reduce_res")
     return step.done(op=function.name)

@@ -250,6 +250,7 @@ def dma_compute(dst, srcs, reduce_op, scales=None, unique_indices=True, oob_mode
             raise error(
                 "G4C-K017",
                 f"nisa.dma_compute: {parameter} is {list(step.tensor(parameter).shape)}, dst is {list(dst.shape)}",
+                "equal numbers of elements",
             )
     if skip and dst.dynamic is None and all(src.dynamic is None for src in srcs):
         step.refuse("G4C-K002", "oob_mode=skip with static addresses", "only run-time addresses can be out of bounds")

@@ -96,6 +96,7 @@ def topk(val_dst, idx_dst, src, n, name=None):
         raise error(
             "G4C-K017",
             f"nisa.topk: src {list(src.shape)}, val_dst {list(val_dst.shape)}, idx_dst {list(idx_dst.shape)}",
+            "equal partitions, a multiple of 16, and equal results",
         )
     if not 8 <= n < 65536 or not 1 <= k < 32768 or k > n or columns * 16 < n:
         raise error(

@@ -114,7 +114,7 @@ def is_sbuf(buffer):
 
 
 def __getattr__(name):
-    raise absent(name)
+    raise absent(name, [*__all__, *TOKENS])
 
 
 __all__ = [

@@ -91,7 +91,9 @@ def gather_flattened(data, indices, axis=0, dtype=None):
     rows = access.read(program, data).reshape(data.shape[0], -1)
     chosen = access.read(program, indices).reshape(indices.shape[0], -1).astype(np.int64)
     if chosen.min() < 0 or chosen.max() >= rows.shape[1]:
-        raise error("G4C-K015", f"an index of nl.gather_flattened is outside of 0..{rows.shape[1] - 1}")
+        raise error(
+            "G4C-K015", f"an index of nl.gather_flattened is outside of 0..{rows.shape[1] - 1}", "clamp the indices"
+        )
     values = np.take_along_axis(rows, chosen, axis=1)
     access.write(program, result, dtypes.convert(values, data.dtype, result.dtype))
     return result

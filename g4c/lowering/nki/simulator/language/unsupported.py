@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
+from g4c.errors.suggest import nearest
 from g4c.lowering.nki.simulator.diagnostics import AbsentNameError, error
 
 _REMOVED = {
@@ -31,12 +32,14 @@ def dropout(x, rate, dtype=None) -> NoReturn:
     raise error("G4C-K020", "nl.dropout is not simulated", _RULE)
 
 
-def absent(name: str) -> AttributeError:
-    """The refusal of a name that `nki.language` does not have."""
+def absent(name: str, known: list[str]) -> AttributeError:
+    """The refusal of a name that `nki.language` does not have; `known`: those that it has."""
     if name in _REMOVED:
         return error(
             "G4C-K020", f"nl.{name} is of the dialect before NKI 0.3", f"use {_REMOVED[name]}", kind=AbsentNameError
         )
     if name.startswith("_"):
         return AttributeError(f"nki.language has no {name}")
-    return error("G4C-K020", f"nki.language has no {name}", kind=AbsentNameError)
+    close = nearest(name, known)
+    hint = f"did you mean nl.{close}?" if close else "NKI 0.4 to 0.6 have no such name"
+    return error("G4C-K020", f"nki.language has no {name}", hint, kind=AbsentNameError)
