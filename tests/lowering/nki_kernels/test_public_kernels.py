@@ -26,6 +26,7 @@ import nki.typing as nt
 from nki.collectives import ReplicaGroup
 from nki.isa import reduce_cmd
 from nki.language import NKIObject, float32
+import neuronxcc.nki.typing as older
 
 
 class Order(Enum):
@@ -71,7 +72,7 @@ def sums_of_squares(x: nt.tensor, tiling=None):
     return out
 
 
-def plain(x):
+def plain(x: older.tensor):
     out = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)
     nisa.dma_copy(dst=out, src=x)
     return out
@@ -133,5 +134,22 @@ def test_nothing_stays_behind(module: ModuleType) -> None:
     assert installed()
     uninstall()
     assert not installed()
-    with pytest.raises(ModuleNotFoundError):
-        importlib.import_module("nki.isa")
+    for name in ("nki.isa", "neuronxcc.nki.typing"):
+        with pytest.raises(ModuleNotFoundError):
+            importlib.import_module(name)
+
+
+def test_a_package_of_the_older_name_is_left_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "neuronxcc").mkdir()
+    (tmp_path / "neuronxcc" / "__init__.py").write_text("real = True\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for _ in range(2):
+        install("trn2")
+        assert importlib.import_module("neuronxcc").real
+    uninstall()
+    assert sys.modules.pop("neuronxcc").real
+
+
+def test_kernels_of_the_older_package_are_refused_by_name(module: ModuleType) -> None:
+    with pytest.raises(SimulationError, match=r"neuronxcc\.nki\.jit is of the dialect before NKI"):
+        importlib.import_module("neuronxcc.nki").jit(lambda: None)
