@@ -7,6 +7,12 @@ from check_case import one
 VIEWS = [
     one("G4C-K023", *rest)
     for rest in (
+        (
+            "five free dimensions",
+            "at most 4 free dimensions",
+            "nisa.memset(dst=a.ap([[64, 128], [1, 2], [2, 2], [4, 2], [8, 2], [16, 2]]), value=0.0)",
+            "nisa.memset(dst=a.reshape((128, 4, 2, 2, 2, 2)), value=0.0)",
+        ),
         ("an index too many", "3 indices for a tensor of rank 2", "a[0, 0, 0]", "a[0, 0]"),
         ("a negative step", "steps are positive", "a[:, ::-1]", "a[:, ::2]"),
         ("an index that is a float", "cannot index a tensor", "a[:, 1.0]", "a[:, 1]"),

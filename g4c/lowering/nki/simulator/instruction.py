@@ -19,9 +19,11 @@ from g4c.lowering.nki.simulator.enums import Engine, NkiInstruction, member
 from g4c.lowering.nki.simulator.memory import WRITTEN, Leftovers, MemoryRegion
 from g4c.lowering.nki.simulator.program import current
 from g4c.lowering.nki.simulator.tensor import NkiTensor
+from g4c.lowering.nki.simulator.views import merged
 
 VECTOR, SCALAR, GPSIMD, TENSOR, DMA = Engine.vector, Engine.scalar, Engine.gpsimd, Engine.tensor, Engine.dma
 _EXACT_INTEGER = 2**24
+_FREE_DIMENSIONS = 4
 _STARTS = {True: (0, 32, 64, 96), False: (0, 64)}
 
 
@@ -102,6 +104,15 @@ class Step:
             if self.engine is GPSIMD and tensor.buffer is MemoryRegion.psum:
                 self.refuse("G4C-K008", f"{parameter} is {tensor!r}", "the GpSimd Engine cannot access PSUM")
             self.check_partitions(parameter, tensor)
+            if (
+                tensor.ndim > 1 + _FREE_DIMENSIONS
+                and len(merged(tensor.shape[1:], tensor.strides[1:])) > _FREE_DIMENSIONS
+            ):
+                self.refuse(
+                    "G4C-K023",
+                    f"{parameter} is {tensor!r}",
+                    f"an engine walks at most {_FREE_DIMENSIONS} free dimensions that are not contiguous",
+                )
             if tensor.indirection is not None:
                 indirection.check(self, parameter, tensor)
 

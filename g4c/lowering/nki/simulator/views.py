@@ -227,14 +227,7 @@ def reshaped_strides(
     shape: tuple[int, ...], strides: tuple[int, ...], target: tuple[int, ...]
 ) -> tuple[int, ...] | None:
     """The strides under which `target` walks the elements in the same order, or None where no strides do."""
-    runs: list[list[int]] = []  # [elements, stride of the innermost], outermost first
-    for size, stride in zip(shape, strides, strict=True):
-        if size == 1:
-            continue
-        if runs and runs[-1][1] == size * stride:
-            runs[-1] = [runs[-1][0] * size, stride]
-        else:
-            runs.append([size, stride])
+    runs = merged(shape, strides)
     result = [1] * len(target)
     at = len(target) - 1
     for elements, stride in reversed(runs):
@@ -248,3 +241,16 @@ def reshaped_strides(
         if covered != elements:
             return None
     return tuple(result)
+
+
+def merged(shape: tuple[int, ...], strides: tuple[int, ...]) -> list[list[int]]:
+    """[elements, stride of the innermost] of the dimensions that cannot be one, outermost first."""
+    runs: list[list[int]] = []
+    for size, stride in zip(shape, strides, strict=True):
+        if size == 1:
+            continue
+        if runs and runs[-1][1] == size * stride:
+            runs[-1] = [runs[-1][0] * size, stride]
+        else:
+            runs.append([size, stride])
+    return runs
