@@ -101,6 +101,11 @@ TYPES = [
 ARGUMENTS = [
     one("G4C-K002", "an axis that data does not have", "dimensions that data has",
         "nisa.tensor_reduce(s, nl.add, a, axis=3)", "nisa.tensor_reduce(s, nl.add, a, axis=-1)"),
+    one("G4C-K017", "indices in one partition", "one index per partition",
+        "nisa.dma_copy(a[:16, :], x.ap([[64, 16], [1, 64]], vector_offset=i[0:1, 0:16]))",
+        "nisa.dma_copy(a[:16, :], x.ap([[64, 16], [1, 64]], vector_offset=i[0:16, 0:1]))"),
+    one("G4C-K002", "indices of 8 bits", "an int32 or uint32 tile",
+        "x.ap([[64, 16], [1, 64]], vector_offset=u[:16, 0:1])", "x.ap([[64, 16], [1, 64]], vector_offset=i[:16, 0:1])"),
     one("G4C-K002", "a column as the fill of affine_select", "a compile-time number",
         "nisa.affine_select(a, [[1, 64]], 0, b, s)", "nisa.affine_select(a, [[1, 64]], 0, b, 1.0)"),
     one("G4C-K002", "a step of half an element", "are integers", "nisa.iota(a, [[1, 64]], channel_multiplier=0.5)",

@@ -158,6 +158,7 @@ def write(
     tensor = _static(program, tensor)
     storage = tensor.storage
     _keep_pace(program, storage)
+    storage.before_write()
     values = values if values.shape == tensor.shape else values.reshape(tensor.shape)
     if storage.writers is not None:
         _sign(program, marks_of(tensor, storage.writers, 1), array_of(tensor), values)
@@ -193,7 +194,7 @@ def _sign(program: Program, writers: np.ndarray, held: np.ndarray, values: np.nd
 
 def _keep_pace(program: Program, storage: Storage) -> None:
     """Writes to memory that both programs of a pair see happen in lockstep."""
-    if storage.writers is not None and program.launch.meeting is not None:
+    if storage.shared and program.launch.meeting is not None:
         program.launch.meeting.keep_pace(program)
 
 
@@ -242,6 +243,7 @@ def scatter(
     """Store `values` [len(indices), ...] into rows `indices` of a vector view."""
     storage, itemsize = tensor.storage, tensor.itemsize
     _keep_pace(program, storage)
+    storage.before_write()
     data = storage.data[storage.base : storage.base + storage.row_bytes].view(dtypes.NUMPY[tensor.dtype])
     rows = selectable_rows(tensor, data, itemsize)
     if storage.writers is not None:

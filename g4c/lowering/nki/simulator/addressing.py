@@ -35,7 +35,7 @@ def at_index(tensor: NkiTensor, value: int, skip: bool = False) -> NkiTensor | N
 
 
 def array_of(tensor: NkiTensor) -> np.ndarray:
-    """The bytes of a static view as a writable array of its shape; a copy where the view is an indirect one."""
+    """The bytes of a static view as an array of its shape; a copy where the view is an indirect one."""
     if tensor.indirection is not None:
         return np.take_along_axis(array_of(tensor.indirection.base), tensor.indirection.columns, axis=1)
     if tensor._array is None:
@@ -51,7 +51,10 @@ def array_of(tensor: NkiTensor) -> np.ndarray:
         else:
             offset = storage.base + tensor.offset * itemsize
             strides = tuple(stride * itemsize for stride in tensor.strides)
-        tensor._array = np.ndarray(tensor.shape, dtypes.NUMPY[tensor.dtype], storage.data, offset, strides)
+        array = np.ndarray(tensor.shape, dtypes.NUMPY[tensor.dtype], storage.data, offset, strides)
+        if storage.borrowed:  # the storage gets other data with its first write
+            return array
+        tensor._array = array
     return tensor._array
 
 

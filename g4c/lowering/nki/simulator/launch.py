@@ -81,15 +81,12 @@ class _Inputs:
             return value
         kind = dtypes.canonical(value.dtype)
         data = np.ascontiguousarray(value)
-        if not data.flags.writeable:
-            data = data.copy()
-        elif data is not value and value.flags.writeable:
+        if data is not value and value.flags.writeable:
             self.copies.append((value, data))
         shape = value.shape or (1,)
         storage = Storage(self.region, shape, kind, data.reshape(-1).view(np.uint8))
         storage.uniform = WRITTEN
-        if self.shared:
-            storage.writers = np.zeros((1, storage.row_bytes), np.uint8)
+        storage.shared = self.shared
         self.storages.add(storage)
         self.tensors.append(NkiTensor(shape, kind, storage, self.region, name))
         return self.tensors[-1]

@@ -98,6 +98,7 @@ class Storage:
     __slots__ = (
         "__weakref__",
         "base",
+        "borrowed",
         "clobbered_by",
         "data",
         "dtype",
@@ -112,6 +113,7 @@ class Storage:
         "region",
         "row_bytes",
         "shape",
+        "shared",
         "site",
         "uniform",
         "unit",
@@ -133,13 +135,15 @@ class Storage:
         self.base = 0
         self.origin = 0  # physical partition of row 0
         self.data = np.empty(self.partitions * self.row_bytes, np.uint8) if data is None else data
+        self.borrowed = not self.data.flags.writeable  # a caller's array: copied before the first write
         self.uniform: int | None = UNWRITTEN  # the mark of every element, or None: look into `marks`
         self.marks: np.ndarray | None = None  # [partitions, row_bytes // unit]
         self.unit = itemsize
         self.neighbors: list[weakref.ref[Storage]] = []
         self.clobbered_by: Site | None = None
         self.leftovers: Leftovers | None = None  # where elements marked LEFTOVER come from
-        self.writers: np.ndarray | None = None  # shared HBM of a pair: who wrote since the last barrier
+        self.shared = False  # by the two programs of a pair
+        self.writers: np.ndarray | None = None  # who wrote what since the last barrier; None: nobody wrote
         self.number = -1
         self.life: Life | None = None
 
@@ -161,6 +165,13 @@ class Storage:
             self.marks.fill(self.uniform)
         self.uniform = None
         return self.marks
+
+    def before_write(self) -> None:
+        """Copy what is borrowed; have room for signatures where two programs write."""
+        if self.borrowed:
+            self.data, self.borrowed = self.data.copy(), False
+        if self.shared and self.writers is None:
+            self.writers = np.zeros((1, self.row_bytes), np.uint8)
 
     def erase(self, box: Box, site: Site) -> None:
         """Another tile at the same address was written: what this one held in `box` is gone."""

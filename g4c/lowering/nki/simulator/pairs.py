@@ -127,7 +127,7 @@ def shared_storage(program: Program, shape: tuple[int, ...], dtype: str) -> Stor
     made = program.launch.shared
     if number == len(made):
         storage = Storage(MemoryRegion.shared_hbm, shape, dtype)
-        storage.writers = np.zeros((1, storage.row_bytes), np.uint8)
+        storage.shared = True
         made.append(storage)
     storage = made[number]
     if storage.shape != shape or storage.dtype != dtype:

@@ -354,5 +354,7 @@ def check_vector_offset(source: Any) -> None:
     """Refuse what cannot be a vector of indices: an integer tile in SBUF."""
     if not isinstance(source, NkiTensor):
         raise error("G4C-K002", f"vector_offset of type {type(source).__name__}", "an integer tile (P, 1) in SBUF")
-    if source.buffer is not MemoryRegion.sbuf or source.dtype not in dtypes.INTEGERS:
-        raise error("G4C-K002", f"vector_offset is {source!r}", "a vector of indices is an integer tile in SBUF")
+    if source.buffer is not MemoryRegion.sbuf or source.dtype not in dtypes.WIDE_INTEGERS:
+        raise error(
+            "G4C-K002", f"vector_offset is {source!r}", "a vector of indices is an int32 or uint32 tile in SBUF"
+        )

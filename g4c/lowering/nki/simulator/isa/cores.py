@@ -69,6 +69,6 @@ def core_barrier(data, cores, engine=Engine.gpsimd, name=None):
         raise error(
             "G4C-K024", f"nisa.core_barrier: the programs wait on different tensors ({data!r})", "the same tensor"
         )
-    if first_there and data.storage.writers is not None:
-        data.storage.writers.fill(0)
+    if first_there:
+        data.storage.writers = None
     return step.done()

@@ -114,10 +114,22 @@ def _rows_of(step: Step, src: NkiTensor, indices: np.ndarray) -> access.Taken:
     return values, defined
 
 
+def _check_index(step: Step, *tensors: NkiTensor) -> None:
+    """Every row of a vector view has its index on a partition of its own."""
+    for tensor in tensors:
+        if _vector(tensor) and tensor.dynamic.source.shape[0] < tensor.shape[0]:
+            step.refuse(
+                "G4C-K017",
+                f"vector_offset is {tensor.dynamic.source!r} for {tensor.shape[0]} rows",
+                "a vector of indices is [rows, 1]: one index per partition",
+            )
+
+
 def _copy_rows(step: Step, dst: NkiTensor, src: NkiTensor, skip: bool) -> None:
     """A gather and/or scatter of rows."""
     program = step.program
     rows = (src if _vector(src) else dst).shape[0]
+    _check_index(step, dst, src)
     keep = np.ones(rows, bool)
     indices = targets = keep
     if _vector(src):
@@ -276,6 +288,7 @@ def _accumulate_rows(step: Step, dst: NkiTensor, srcs: list[NkiTensor], skip: bo
     selected = dst if _vector(dst) else next(src for src in srcs if _vector(src))
     if sum(src.storage is dst.storage for src in srcs) != 1 or sum(_vector(src) for src in srcs) != 1:
         step.refuse("G4C-K002", f"dst is {dst!r}, srcs are {srcs}", "dst[i] += tile or tile += src[i]: dst is a source")
+    _check_index(step, selected)
     indices, valid = access.select_rows(program, selected, skip)
     kept = indices[valid]
     if len(np.unique(kept)) != len(kept):
