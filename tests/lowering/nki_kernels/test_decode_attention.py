@@ -88,6 +88,11 @@ def test_cached_lengths(cached: int) -> None:
     check(make(problem("8:1", 512, 2048, dtype=DType.BF16), [(cached, 1)]))
 
 
+@pytest.mark.parametrize("slots", [4095, 4096])
+def test_thousands_of_slots(slots: int) -> None:
+    check(make(problem("2:1", 512, slots, 2, 2), [(slots - 2, 2), (slots // 2, 1)]))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [DType.F32, DType.BF16])
 @pytest.mark.parametrize("slots", [4096, 8192])

@@ -65,6 +65,15 @@ def test_windows(window: int, rows: int) -> None:
     check(first("2:1", 256, rows, window=window))
 
 
+@pytest.mark.parametrize(
+    ("head_dim", "rows", "past", "window", "generation"), [(512, 2049, 700, 0, 2), (256, 4095, 1024, 1024, 4)]
+)
+def test_thousands_of_rows_after_a_past(head_dim: int, rows: int, past: int, window: int, generation: int) -> None:
+    """In f32, where no row can be wrong unseen."""
+    start = 3 * past + 11 if window else past
+    check(make(problem("1:1", head_dim, rows, past, window=window, dtype=DType.F32), [(start, rows - 5)]), generation)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("heads", "head_dim", "window"), [("2:1", 256, 512), ("2:1", 256, 1024), ("2:1", 512, 0)])
 def test_long_prompts(heads: str, head_dim: int, window: int) -> None:
