@@ -291,7 +291,12 @@ def test_the_kernels_of_a_model(
     file = tmp_path / "shown.py"
     file.write_text(source)
     shapes = [f"--arg={key}={shape_of(kind)}" for key, kind in kernels[name]["inputs"].items()]
-    assert main(["nki", "profile", str(file), *shapes]) == 0  # what is shown costs what is listed
+    assert kernels[name]["cores"] == 2
+    assert main(["nki", "profile", str(file), *shapes]) == 1
+    assert "AssertionError: each of two cores does a part" in capsys.readouterr().err
+    assert main(["nki", "profile", name, *options, "--cores", "1"]) == 1
+    assert "error[G4C-K056]" in capsys.readouterr().err
+    assert main(["nki", "profile", str(file), *shapes, "--cores", "2"]) == 0  # what is shown costs what is listed
     assert capsys.readouterr().out.startswith(f"{name}: {listed:,.1f} us modelled")
     for action, output in (("trace", "x.json"), ("trace", "x.svg"), ("roofline", "roof.svg")):
         assert main(["nki", action, name, *options, "-o", str(tmp_path / output)]) == 0

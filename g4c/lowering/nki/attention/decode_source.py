@@ -115,7 +115,7 @@ def _code(problem: DecodeProblem, schedule: DecodeSchedule) -> str:
     with text.block("):"):
         text.add(f'"""y [batch, rows, heads, head_dim]{", and the updated cache" if p.update else ""}."""')
         if schedule.cores > 1:
-            text.add("assert nl.num_programs() == 2")
+            text.add('assert nl.num_programs() == 2, "each of two cores does a part: launch as kernel[2]"')
         shape = tuple_of(("2 * " if schedule.shares(of) else "") + name for of, name in _Y)
         text.add(f"y = nl.ndarray({shape}, dtype={dtype}, buffer=nl.shared_hbm)")
         write_body(text, p, schedule)

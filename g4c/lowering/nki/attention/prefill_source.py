@@ -29,7 +29,7 @@ def kernel(text: KernelText) -> None:
         _allocate(text)
         if text.schedule.cores > 1:
             text.add("""
-                assert nl.num_programs() == 2
+                assert nl.num_programs() == 2, "each of two cores does a part: launch as kernel[2]"
                 steps, loads, tiles = plan(nl.program_id(0))
             """)
         else:
