@@ -12,8 +12,6 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from g4c.lowering.nki.simulator.diagnostics import error
 from g4c.lowering.nki.simulator.memory import MemoryRegion, Storage
 from g4c.lowering.nki.simulator.program import Program
@@ -30,8 +28,8 @@ class Pair:
 
     def __init__(self, programs: list[Program]) -> None:
         self._programs = programs
-        self._condition = threading.Condition()
-        self._turn = 0
+        self._batons = [threading.Lock(), threading.Lock()]
+        self._batons[1].acquire()
         self._waiting: list[Key | None] = [None, None]
         self._finished = [False, False]
         self._posts: list[dict[Key, Any]] = [{}, {}]
@@ -63,16 +61,14 @@ class Pair:
         return results
 
     def _take(self, number: int) -> None:
-        with self._condition:
-            self._condition.wait_for(lambda: self._turn == number or self._failure is not None)
+        self._batons[number].acquire()
         if self._failure is not None:
             raise _Abandoned
 
     def _finish(self, number: int) -> None:
-        with self._condition:
-            self._finished[number] = True
-            self._turn = 1 - number
-            self._condition.notify_all()
+        self._finished[number] = True
+        if not self._finished[1 - number]:
+            self._batons[1 - number].release()
 
     def keep_pace(self, program: Program) -> None:
         """Let the other program catch up, unless it waits or has ended."""
@@ -86,9 +82,7 @@ class Pair:
 
     def _give(self, me: int, other: int) -> None:
         """Pass the baton and wait for it."""
-        with self._condition:
-            self._turn = other
-            self._condition.notify_all()
+        self._batons[other].release()
         self._take(me)
 
     def exchange(self, program: Program, what: Key, payload: Any) -> tuple[Any, bool]:
