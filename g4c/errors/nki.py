@@ -125,9 +125,10 @@ CATALOGUE: dict[str, Entry] = {
         "match one to one, in the same order.",
     ),
     "G4C-K025": Entry(
-        "a register is misused",
+        "a register or a run-time loop is misused",
         "A register holds a value of the running program: it cannot be used in Python expressions, loop registers "
-        "cannot be written, and a sequencer has 64 of them.",
+        "cannot be written, and a sequencer has 64 of them. A tensor that the body of a run-time loop allocates is not "
+        "there after its turn; what goes on is in tensors from before the loop.",
     ),
     "G4C-K026": Entry(
         "a 32-bit integer is not exact in fp32",

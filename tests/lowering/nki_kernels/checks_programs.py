@@ -62,6 +62,34 @@ REGISTERS = [
             """,
         ),
         (
+            "a tile of a loop's turn after the loop",
+            "is used outside of its turn",
+            """
+              a, made = filled((1, 64)), []
+
+              def body(i):
+                  tile = filled((1, 64))
+                  nisa.tensor_tensor(a, a, tile, nl.add)
+                  made.append(tile)
+
+              nl.fori_loop(0, 4, body)
+            - nisa.tensor_copy(a, made[0])  # !
+            + nisa.tensor_copy(filled((1, 64)), a)
+            """,
+        ),
+        (
+            "a tile of the turn before",
+            "is used outside of its turn",
+            """
+              before = filled((1, 64))
+              for i in nl.dynamic_range(3):
+                  tile = filled((1, 64))
+                  nisa.tensor_copy(tile, before)  # !
+            -     before = tile
+            +     nisa.tensor_scalar(before, tile, nl.add, 1.0)
+            """,
+        ),
+        (
             "an instruction of registers on a number",
             "a register from nisa.register_alloc",
             """

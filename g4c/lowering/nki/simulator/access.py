@@ -55,8 +55,19 @@ def resolve(program: Program, tensor: NkiTensor, skip: bool = False) -> NkiTenso
     return at_index(tensor, scalar_value(program, tensor.dynamic.source), skip)
 
 
+def check_turn(program: Program, storage: Storage) -> None:
+    """Refuse tensors of a turn of a run-time loop that has ended."""
+    if storage.turn is not None and storage.turn not in program.turns:
+        program.refuse(
+            "G4C-K025",
+            f"a tensor of a run-time loop, made at {storage.site.path}:{storage.site.line}, is used outside of its turn",
+            "state of a run-time loop is in tensors that are allocated before it",
+        )
+
+
 def _static(program: Program, tensor: NkiTensor) -> NkiTensor:
     """The static view that is accessed now."""
+    check_turn(program, tensor.storage)
     if tensor.indirection is not None and tensor.indirection.columns is None:
         raise error("G4C-K002", f"{tensor!r} is an indirect view", "instructions of compute engines take such views")
     if tensor.dynamic is None:
@@ -203,6 +214,7 @@ def _keep_pace(program: Program, storage: Storage) -> None:
 
 def select_rows(program: Program, tensor: NkiTensor, skip: bool) -> tuple[np.ndarray, np.ndarray]:
     """The indices of a vector view and which of them are in bounds; others are refused unless `skip`."""
+    check_turn(program, tensor.storage)
     indices = vector_values(program, tensor.dynamic.source, tensor.shape[0])
     inner = tensor.box(first=1)
     count = max(0, (tensor.storage.row_bytes - inner.b1) // tensor.dynamic.step + 1)

@@ -115,6 +115,7 @@ class Storage:
         "shape",
         "shared",
         "site",
+        "turn",
         "uniform",
         "unit",
         "writers",
@@ -145,6 +146,7 @@ class Storage:
         self.shared = False  # by the two programs of a pair
         self.writers: np.ndarray | None = None  # who wrote what since the last barrier; None: nobody wrote
         self.number = -1
+        self.turn: object = None  # the turn of a run-time loop that made it, outside of which it is not there
         self.life: Life | None = None
 
     @property

@@ -100,6 +100,7 @@ class Program:
     shared_allocations: int = 0
     registers: int = 0
     order_depth: int = 0
+    turns: list[object] = field(default_factory=list)  # of the run-time loops that are executing, outermost first
     recorder: Recorder | None = None
     dry: bool = False  # nothing is computed, see dry.py
     step: Any = None  # the instruction that a dry program is at

@@ -54,6 +54,8 @@ def allocate(shape: Any, dtype: Any, buffer: Any, name: str = "", address: Any =
         site = storage.site
         storage.life = Life(buffer, sizes[0], storage.row_bytes, site, name, address)
         program.storages.append(storage.life)
+    if program.turns:
+        storage.turn = program.turns[-1]
     if not program.strict and storage.uniform == 0:
         access.fill_with_sentinels(storage)
     return NkiTensor(sizes, kind, storage, buffer, name)
@@ -118,6 +120,7 @@ def shared_identity_matrix(n, dtype="uint8", dst=None):
         tile = allocate((n, n), kind, MemoryRegion.sbuf, f"identity_{kind}")
         access.write(program, tile, dtypes.cast(values, kind))
         program.identities[(n, kind)] = tile
+        tile.storage.turn = None
     return tile
 
 

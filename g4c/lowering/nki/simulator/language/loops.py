@@ -33,7 +33,19 @@ def _iterate(lower: Any, upper: Any, step: Any) -> Iterator[VirtualRegister]:
         raise error("G4C-K025", "a run-time loop inside nl.no_reorder()", "put no_reorder inside of the loop")
     bounds = [int(b.read()) if isinstance(b, VirtualRegister) else int(b) for b in (lower, upper)]
     for value in range(bounds[0], bounds[1], step):
-        yield VirtualRegister(value, frozen=True)
+        with _turn():
+            yield VirtualRegister(value, frozen=True)
+
+
+@contextmanager
+def _turn() -> Iterator[None]:
+    """One turn of a run-time loop: tensors that it makes are there as long as it lasts."""
+    turns, turn = current().turns, object()
+    turns.append(turn)
+    try:
+        yield
+    finally:
+        turns.remove(turn)
 
 
 def fori_loop(lower, upper, body_fun: Callable[[VirtualRegister], None], step=1):
@@ -50,7 +62,8 @@ def while_loop(init, body_fun: Callable[[VirtualRegister], VirtualRegister]):
         raise error("G4C-K025", "a run-time loop inside nl.no_reorder()", "put no_reorder inside of the loop")
     register = init
     while register.read() != 0:
-        register = body_fun(VirtualRegister(register.read()))
+        with _turn():
+            register = body_fun(VirtualRegister(register.read()))
         if not isinstance(register, VirtualRegister):
             raise error("G4C-K025", "the body of while_loop returns no register", "it returns the next condition")
 
