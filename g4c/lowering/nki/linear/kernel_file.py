@@ -72,6 +72,13 @@ def rows_of(count: int) -> str:
     return "one row" if count == 1 else f"{count} rows"
 
 
+def passes(count: int, rows: int) -> str:
+    """How often the weights are read for `count` rows, `rows` at a time."""
+    if count <= rows:
+        return f"one pass over the weights for {'the row' if count == 1 else f'all {count} rows'}"
+    return f"a pass over the weights for every {rows} rows"
+
+
 def folds_of(rows: int, width: int) -> int:
     """Into how many lines of a multiple of 256 columns a row is folded, so that few rows fill more partitions."""
     if width % 256:
@@ -119,8 +126,9 @@ def make_artifact(kernel: KernelText, generation: int) -> KernelArtifact:
     run = (function if kernel.cores == 1 else function[kernel.cores]).run(*arrays, dry=True)
     _, psum = run.peaks[0]
     limit = generation_of(generation).sbuf_usable
+    each = " of each program" if kernel.cores == 2 else ""
     budget = (
-        f"Budget: {run.instructions[0]} instructions; SBUF {kernel.resident} of {limit} bytes per partition; "
+        f"Budget{each}: {run.instructions[0]} instructions; SBUF {kernel.resident} of {limit} bytes per partition; "
         f"PSUM {psum.amount:.0f} of 8 banks.",
     )
     return KernelArtifact(

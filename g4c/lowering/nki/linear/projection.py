@@ -20,6 +20,7 @@ from g4c.lowering.nki.linear.kernel_file import (
     make_artifact,
     most_columns,
     normalize_call,
+    passes,
     row_blocks,
     rows_of,
     sbuf_budget,
@@ -170,7 +171,7 @@ def _schedule_lines(problem: ProjectionProblem, schedule: ProjectionSchedule) ->
     else:
         order = "tiles of 128 rows of x^T are stationary, weights move past them, 512 columns at a time"
     lines = (
-        f"{rows_of(schedule.rows)} at a time, which share a pass over the weights",
+        passes(problem.count // (2 if schedule.shared == "rows" else 1), schedule.rows),
         order,
         f"weights stream through a ring of {schedule.slots} slots, 256 x {schedule.columns} each",
     )

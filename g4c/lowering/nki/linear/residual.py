@@ -20,8 +20,8 @@ from g4c.lowering.nki.linear.kernel_file import (
     make_artifact,
     most_columns,
     normalize_call,
+    passes,
     row_blocks,
-    rows_of,
     sbuf_budget,
 )
 from g4c.lowering.nki.linear.residual_problem import (
@@ -115,7 +115,7 @@ def emit(problem: ResidualProblem, schedule: ResidualSchedule, generation: int) 
     kernel = KernelText(
         name=kernel_name(problem),
         summary=summary(problem),
-        schedule=_schedule_lines(schedule),
+        schedule=_schedule_lines(problem, schedule),
         inputs=operands(problem),
         outputs=(("y", TensorType((*problem.rows, problem.width), problem.dtype)),),
         resident=_resident_bytes(problem, schedule.rows) + schedule.slots * _slot_bytes(problem, schedule.columns),
@@ -125,9 +125,9 @@ def emit(problem: ResidualProblem, schedule: ResidualSchedule, generation: int) 
     return make_artifact(kernel, generation)
 
 
-def _schedule_lines(schedule: ResidualSchedule) -> tuple[str, ...]:
+def _schedule_lines(problem: ResidualProblem, schedule: ResidualSchedule) -> tuple[str, ...]:
     lines = (
-        f"{rows_of(schedule.rows)} at a time, which share a pass over the weights",
+        passes(problem.count // schedule.cores, schedule.rows),
         "weights are stationary, x^T moves past them, everything has its features on the partitions",
         f"weights stream through a ring of {schedule.slots} slots, 256 x {schedule.columns} each",
     )

@@ -24,7 +24,7 @@ def load_in_halves(vector, place):
 
 
 def lines_to_features(lines, tiles):
-    """[128, tiles] in PSUM = the lines, one after the other, with their features on the partitions."""
+    """[128, tiles] in PSUM = the lines, one after the other: feature 256 g + 2 p + i at partition p of tile 2 g + i."""
     bank = nl.ndarray((128, tiles), dtype=lines[0].dtype, buffer=nl.psum)
     tile = 0
     for line in lines:
@@ -84,7 +84,7 @@ def multiply_columns(sums, slab, columns, x, k):
 
 
 def rounded(sums, dtype):
-    """`sums` in SBUF."""
+    """`sums` in SBUF, as `dtype`."""
     result = nl.ndarray(sums.shape, dtype=dtype, buffer=nl.sbuf)
     nisa.tensor_copy(dst=result, src=sums)
     return result

@@ -7,7 +7,10 @@ no multiple of 256 lies in order, in one tile of 128 or less, or two.
 
 
 def tile_features(tile, width):
-    """Where in the width the features of a tile are: first, limit, step."""
+    """Where in the width the features of a tile are: first, limit, step.
+
+    Of 256 neighbors the even ones are a tile and the odd ones: rows 2 p and 2 p + 1 of a weight are on one partition.
+    """
     if 256 * (tile // 2) + 256 <= width:
         return 256 * (tile // 2) + tile % 2, 256 * (tile // 2) + 256, 2
     return 128 * tile, min(128 * tile + 128, width), 1
