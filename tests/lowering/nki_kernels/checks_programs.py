@@ -63,7 +63,7 @@ REGISTERS = [
         ),
         (
             "a tile of a loop's turn after the loop",
-            "is used outside of its turn",
+            "is used outside it",
             """
               a, made = filled((1, 64)), []
 
@@ -79,7 +79,7 @@ REGISTERS = [
         ),
         (
             "a tile of the turn before",
-            "is used outside of its turn",
+            "is used outside it",
             """
               before = filled((1, 64))
               for i in nl.dynamic_range(3):

@@ -60,7 +60,7 @@ def check_turn(program: Program, storage: Storage) -> None:
     if storage.turn is not None and storage.turn not in program.turns:
         program.refuse(
             "G4C-K025",
-            f"a tensor of a run-time loop, made at {storage.site.path}:{storage.site.line}, is used outside of its turn",
+            f"a tensor of a run-time loop, made at {storage.site.path}:{storage.site.line}, is used outside it",
             "state of a run-time loop is in tensors that are allocated before it",
         )
 
