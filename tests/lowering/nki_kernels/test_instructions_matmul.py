@@ -188,3 +188,14 @@ def test_fp32_products_are_refused_with_bf16() -> None:
             normal(64, 64, dtype=BF16),
             memory=nl.psum,
         )
+
+
+def test_on_v2_a_transpose_into_psum_may_be_fp32_as_every_product() -> None:
+    x = normal(60, 100, dtype=BF16)
+
+    def transposed(target: str) -> Array:
+        return execute(lambda d, a: nisa.nc_transpose(d, a), x, shape=(100, 60), target=target, memory=nl.psum)
+
+    np.testing.assert_array_equal(transposed("trn1"), x.T.astype(np.float32))
+    with pytest.raises(SimulationError, match="K010"):
+        transposed("trn2")
