@@ -33,6 +33,11 @@ VIEWS: list[tuple[str, Callable[[Any], Any], Callable[[Any], Any]]] = [
         lambda t: t[:, 0:1, :].broadcast(1, 5),
         lambda a: np.broadcast_to(a[:, 0:1, :], (32, 5, 6)),
     ),
+    (
+        "an access pattern with the partition step of the slice",
+        lambda t: t[:, 1, 2:3].ap([[1, 32], [0, 4]]),
+        lambda a: np.broadcast_to(a[:, 1, 2:3], (32, 4)),
+    ),
     ("expand_dim", lambda t: t.expand_dim(1), lambda a: a[:, None]),
     ("squeeze_dim", lambda t: t[:, :, 2:3].squeeze_dim(2), lambda a: a[:, :, 2]),
     ("reshape_dim", lambda t: t.reshape_dim(2, (2, -1)), lambda a: a.reshape(32, 4, 2, 3)),

@@ -244,6 +244,9 @@ class NkiTensor(ViewPrimitives, NKIObject):
         target = self.dtype if dtype is None else dtypes.canonical(dtype)
         itemsize = dtypes.ITEMSIZE[target]
         pairs = [(operator.index(step), operator.index(count)) for step, count in pattern]
+        if self.on_chip and pairs[0][0] * itemsize == self.size // self.shape[0] * self.itemsize:
+            # AWS's kernels count the elements of the view, also of a slice of a tile: the next partition is meant.
+            pairs[0] = (self.storage.row_bytes // itemsize, pairs[0][1])
         start = self.offset * self.itemsize // itemsize + (0 if offset is None else operator.index(offset))
         if scalar_offset is not None and vector_offset is not None:
             raise error("G4C-K023", "scalar_offset and vector_offset are given", "at most one offset is dynamic")
