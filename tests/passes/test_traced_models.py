@@ -147,10 +147,9 @@ def test_dumps_are_mlir(traced: Callable[[str], Module], tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [DType.F32, DType.BF16])
-def test_the_numbers_of_every_pass(dtype: DType) -> None:
+def test_the_numbers_of_every_pass() -> None:
     """What keeps every bit says so: all logits and caches stay as they were, bit for bit."""
-    options = TraceOptions(buckets=(16,), max_context=32, batch=2, dtype=dtype)
+    options = TraceOptions(buckets=(16,), max_context=32, batch=2, dtype=DType.BF16)
     module = trace_programs(load_model_config("tiny-e2b"), options)
     check = NumericsCheck(module)
     steps = parse_pipeline(f"{SHARING},{FLATTEN}")

@@ -55,10 +55,9 @@ class Decode:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [DType.F32, DType.BF16])
-def test_tiny_e2b_chooses_the_same_tokens(dtype: DType) -> None:
-    """Greedy; then drawn with one seed, among 6 and what is as likely as the last of them."""
-    options = TraceOptions(buckets=(), max_context=STEPS, dtype=dtype)
+def test_tiny_e2b_chooses_the_same_tokens() -> None:
+    """Greedy; then drawn with one seed, among 6 and what is as likely as the last of them. Bf16 logits tie."""
+    options = TraceOptions(buckets=(), max_context=STEPS, dtype=DType.BF16)
     module = trace_programs(load_model_config("tiny-e2b"), options)
     host = Decode(module, f"{DEFAULT_PIPELINE},{CPU_PIPELINE}")
     device = Decode(module, f"{DEFAULT_PIPELINE.replace(CUT, f'split-logits{{k={K}}},{CUT}')},{CPU_PIPELINE}")

@@ -9,6 +9,8 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,17 +26,18 @@ from g4c.runtime.session import Session
 from g4c.runtime.weights import WeightStore
 from g4c.verification.verify import default_lengths, stored_tensors, verify_layers, verify_session
 
-LENGTHS = (1, 127, 128, 129, 511, 512, 513, 1300)
+LENGTHS = (1, 127, 129, 512, 513, 1300)
 CONFIG: ModelConfig = load_model_config("tiny-e2b")
 
 
 @pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("parity")
-    for dtype in ("float32", "bfloat16"):
-        arguments = ["compile", "tiny-e2b", "-o", str(root / dtype), "--dtype", dtype, "--logit-rows", "128", "-q"]
-        assert main(arguments) == 0
-    return {dtype: root / dtype for dtype in ("float32", "bfloat16")}
+def f32(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled(tmp_path_factory.mktemp("parity") / "f32", "float32")
+
+
+def compiled(path: Path, dtype: str) -> Path:
+    assert main(["compile", "tiny-e2b", "-o", str(path), "--dtype", dtype, "--logit-rows", "128", "-q"]) == 0
+    return path
 
 
 def session(path: Path) -> Session:
@@ -47,8 +50,8 @@ def tensors(stored: DType) -> Callable[[DType], Tensors]:
 
 
 @pytest.mark.slow
-def test_f32_logits_of_every_position(bundles: dict[str, Path]) -> None:
-    result = verify_session(session(bundles["float32"]), tensors(DType.F32), CONFIG, LENGTHS)
+def test_f32_logits_of_every_position(f32: Path) -> None:
+    result = verify_session(session(f32), tensors(DType.F32), CONFIG, LENGTHS)
     assert [row.positions for row in result.comparisons] == [length + 64 for length in LENGTHS]
     for row in result.comparisons:
         assert row.max_relative <= 1e-4, row
@@ -58,9 +61,10 @@ def test_f32_logits_of_every_position(bundles: dict[str, Path]) -> None:
 
 
 @pytest.mark.slow
-def test_bf16_error_is_that_of_bf16(bundles: dict[str, Path]) -> None:
+def test_bf16_error_is_that_of_bf16(tmp_path: Path) -> None:
     """Rounding alone costs this random model far more than a cosine of 0.9999, Hugging Face's own bf16 run included."""
-    result = verify_session(session(bundles["bfloat16"]), tensors(DType.BF16), CONFIG, (1, 129, 513, 700))
+    bundle = session(compiled(tmp_path / "bf16", "bfloat16"))
+    result = verify_session(bundle, tensors(DType.BF16), CONFIG, (1, 129, 513, 700))
     for row in result.comparisons:
         assert row.contested == 0, row
         assert row.peer_rms is not None
@@ -106,9 +110,9 @@ def test_the_hlo_for_neuronx_cc_gives_the_same_logits(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_another_model_does_not_pass(bundles: dict[str, Path]) -> None:
+def test_another_model_does_not_pass(f32: Path) -> None:
     """The same programs on weights that differ in one norm of one layer."""
-    bundle = open_bundle(bundles["float32"])
+    bundle = open_bundle(f32)
     weights = dict(WeightStore(bundle.weights, RandomWeights(0)))
     weights["layers.9.self_attn.q_norm.weight"] = weights["layers.9.self_attn.q_norm.weight"] * np.float32(1.05)
     changed = verify_session(Session(bundle, weights), tensors(DType.F32), CONFIG, (129,))
@@ -116,8 +120,8 @@ def test_another_model_does_not_pass(bundles: dict[str, Path]) -> None:
 
 
 @pytest.mark.slow
-def test_layer_by_layer(bundles: dict[str, Path]) -> None:
-    bundle = open_bundle(bundles["float32"])
+def test_layer_by_layer(f32: Path) -> None:
+    bundle = open_bundle(f32)
     store = WeightStore(bundle.weights, RandomWeights(0))
     layers = verify_layers(bundle, store, tensors(DType.F32), CONFIG)
     assert [layer.layer for layer in layers] == list(range(35))
@@ -135,7 +139,7 @@ def test_the_oracle_may_keep_its_per_layer_table_narrow() -> None:
     np.testing.assert_array_equal(all_logits(narrow, tokens), all_logits(wide, tokens))
 
 
-@pytest.mark.slow
-def test_default_lengths_lie_around_buckets_and_window(bundles: dict[str, Path]) -> None:
-    lengths = default_lengths(open_bundle(bundles["float32"]), 512)
+def test_default_lengths_lie_around_buckets_and_window() -> None:
+    bundle: Any = SimpleNamespace(prefill_buckets=(128, 512), max_context=2048)
+    lengths = default_lengths(bundle, 512)
     assert lengths == (1, 127, 128, 129, 511, 512, 513, 1300)
