@@ -140,6 +140,8 @@ def test_patterns_and_predicates() -> None:
         tile = nl.load(x)
         seen["pattern"] = tile[:, 1:3, ::2].get_pattern()
         seen["contiguous"] = (tile[:, 1:3].is_contiguous(), tile[:, :, ::2].is_contiguous())
+        placed = nl.ndarray((32, 4), nl.float32, address=(64, 1024))
+        seen["addresses"] = (placed.address, tile.address, x.address)
         seen["indirect"] = (tile.is_indirect(), tile[:, nisa.register_alloc(1)].is_indirect())
         seen["regions"] = (
             nl.is_sbuf(tile.buffer),
@@ -152,6 +154,7 @@ def test_patterns_and_predicates() -> None:
     assert seen == {
         "pattern": [[24, 32], [6, 2], [2, 3]],
         "contiguous": (True, False),
+        "addresses": ((64, 1024), None, None),
         "indirect": (False, True),
         "regions": (True, True, False, True),
     }

@@ -328,6 +328,11 @@ class NkiTensor(ViewPrimitives, NKIObject):
         return self.offset // self.row_elements
 
     @property
+    def address(self) -> tuple[int, int] | None:
+        """(partition, byte offset) at which the kernel placed the tile, None where it did not."""
+        return None if self.storage.life is None else self.storage.life.placed_at
+
+    @property
     def start_partition(self) -> int:
         """The physical partition of row 0."""
         return self.storage.origin + self.first_row

@@ -116,7 +116,11 @@ sum = _reduction("add")
 max = _reduction("maximum")
 min = _reduction("minimum")
 prod = _reduction("multiply")
-all = _reduction("logical_and")
+
+
+def all(x, axis, dtype=None):
+    """Whether all elements over free axes are not 0."""
+    return _reduction("logical_and")(x, axis, dtype)
 
 
 def mean(x, axis, dtype=None, keepdims=False):
