@@ -14,7 +14,9 @@ from g4c.ir.types import DType
 from g4c.lowering.nki.attention.decode import DecodeProblem, DecodeSchedule, Segment, schedules
 
 F32 = 2e-6  # some thousand products of f32, added up in f32 in any order: 8 ulp
-PEER = 1.01  # of the peer's error: sums in another order round a few results of bf16 the other way
+# Of the peer's error, in one case: the kernel divides by the sum of what it has rounded to bf16, the peer by that of
+# exact weights. Of all layers together the kernel's error is the smaller one, without a factor: test_attention_parity.
+PEER = 1.01
 
 
 def problem(heads: str, head_dim: int, past: int, rows: int = 1, batch: int = 1, **changes: object) -> DecodeProblem:
@@ -103,21 +105,21 @@ def test_long_caches(slots: int, dtype: DType) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [DType.F32, DType.BF16])
-@pytest.mark.parametrize("cached", [1, 640, 4000])
+@pytest.mark.parametrize("cached", [1, 4000])
 @pytest.mark.parametrize("heads", FULL)
 def test_full_layers_of_any_length(heads: str, cached: int, dtype: DType) -> None:
     """Every variant and shard, v2 to v4 in turn."""
-    check(make(problem(heads, 512, 4096, 2, dtype=dtype), [(cached, 2)]), 2 + cached % 3)
+    check(make(problem(heads, 512, 4096, 2, dtype=dtype), [(cached, 2)]), 2 + FULL.index(heads) % 3)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [DType.F32, DType.BF16])
-@pytest.mark.parametrize("position", [1, 1023, 1500, 100_000])
+@pytest.mark.parametrize("position", [1, 1023, 100_000])
 @pytest.mark.parametrize("heads", SLIDING)
 def test_sliding_layers_at_any_position(heads: str, position: int, dtype: DType) -> None:
     """Rings of 1024 slots with a window of 1024 before, at and past the end; three sequences, one idle."""
     shape = problem(heads, 256, 1024, 2, 3, window=1024, dtype=dtype)
-    check(make(shape, [(position, 2), (position // 2, 1), (0, 0)]), 2 + position % 3)
+    check(make(shape, [(position, 2), (position // 2, 1), (0, 0)]), 2 + SLIDING.index(heads) % 3)
 
 
 @pytest.mark.parametrize("generation", [2, 3, 4])
