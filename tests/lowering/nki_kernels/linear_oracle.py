@@ -23,7 +23,7 @@ from g4c.lowering.nki.cost import profile
 from g4c.lowering.nki.linear.lm_head import HeadProblem
 from g4c.lowering.nki.linear.projection import ProjectionProblem
 from g4c.lowering.nki.linear.residual import ResidualProblem
-from g4c.lowering.nki.simulator import source
+from g4c.lowering.nki.simulator import dtypes, source
 
 TARGETS = {2: "trn1", 3: "trn2", 4: "trn3"}
 BF16, F32 = DType.BF16, DType.F32
@@ -59,6 +59,15 @@ def written(artifact: KernelArtifact, generation: int) -> list[int]:
     """Bytes that each program writes to HBM."""
     recorders = profile(artifact, None, f"gen{generation}").recorders
     return [sum(recorder.kinds[kind].cost.hbm_written for kind, _, _ in recorder.rows) for recorder in recorders]
+
+
+def check_psum_addresses(artifact: KernelArtifact, generation: int) -> None:
+    """The documented alignment of addresses in PSUM: nl.tile_size.psum_min_align, 4 bytes."""
+    (recorder,) = profile(artifact, None, f"gen{generation}").recorders
+    views = [view for tile in recorder.tiles if tile.memory == "psum" for view in tile.views]
+    assert views
+    for offset, _, _, dtype, *_ in views:
+        assert offset * dtypes.ITEMSIZE[dtype] % 4 == 0
 
 
 def check_halves(artifact: KernelArtifact, generation: int) -> None:

@@ -196,6 +196,13 @@ def check_file(artifact: KernelArtifact, slots: int) -> None:
     assert str(slots) in artifact.schedule
 
 
+@pytest.mark.parametrize("rows", [1, 3, 5, 129])
+def test_addresses_in_psum(rows: int) -> None:
+    problem = ProjectionProblem((rows,), 768, (512, 256, 70) if rows > 1 else (512, 256), BF16, 1e-6)
+    for schedule in projection.schedules(problem, 3):
+        oracle.check_psum_addresses(projection.emit(problem, schedule, 3), 3)
+
+
 def test_every_schedule_fits_in_the_order_of_the_program() -> None:
     """What stays allocated is within SBUF for the widest model, too."""
     for generation in TARGETS:

@@ -114,6 +114,12 @@ def test_banks_beside_a_last_tile(rows: int, mlp: int) -> None:
     check(problem, first(problem))
 
 
+@pytest.mark.parametrize("rows", [1, 3, 129])
+def test_addresses_in_psum(rows: int) -> None:
+    problem = ResidualProblem((rows,), 330, BF16, 1e-6, **PARTS["all"])
+    oracle.check_psum_addresses(residual.emit(problem, first(problem), 3), 3)
+
+
 def test_what_a_file_says() -> None:
     problem = ResidualProblem((3,), 1536, BF16, 1e-6, attention=256, mlp=512, per_layer=256, scaled=True)
     for schedule in residual.schedules(problem, 3):

@@ -24,16 +24,19 @@ def load_in_halves(vector, place):
 
 
 def lines_to_features(lines, tiles):
-    """[128, tiles] in PSUM = the lines, one after the other: feature 256 g + 2 p + i at partition p of tile 2 g + i."""
-    bank = nl.ndarray((128, tiles), dtype=lines[0].dtype, buffer=nl.psum)
+    """[128, tiles] in PSUM = the lines, one after the other: feature 256 g + 2 p + i at partition p of tile 2 g + i.
+
+    There are two places for every feature, of which one is used: the Tensor Engine writes to multiples of four bytes.
+    """
+    bank = nl.ndarray((128, tiles, 2), dtype=lines[0].dtype, buffer=nl.psum)
     tile = 0
     for line in lines:
         for first in range(0, line.shape[1], 256):
             for i in range(2):
                 data = line[:, first + i : first + 256 : 2]
-                nisa.nc_transpose(dst=bank[:, tile : tile + 1], data=data)
+                nisa.nc_transpose(dst=bank[:, tile, 0:1], data=data)
                 tile += 1
-    return bank
+    return bank[:, :, 0]
 
 
 def inverse_rms(x, depth, epsilon):

@@ -31,18 +31,19 @@ def rows_to_features(target, tiles):
         folds = max(1, columns // ((width + 127) // 128))
         fold = columns // folds  # tiles per line
         elements = 1024 if lines.dtype == nl.bfloat16 else 512  # a PSUM bank
-        for tile, together, partitions in tile_groups(0, width, elements // count):
+        pitch = count + count % 2  # the Tensor Engine writes to multiples of four bytes
+        for tile, together, partitions in tile_groups(0, width, elements // pitch):
             bank = nl.ndarray((128, elements), dtype=lines.dtype, buffer=nl.psum)
             for t in range(together):
                 at, limit, step = tile_features(tile + t, width)
-                nisa.nc_transpose(dst=bank[:partitions, t * count : (t + 1) * count], data=lines[:, at:limit:step])
+                nisa.nc_transpose(dst=bank[:partitions, t * pitch : t * pitch + count], data=lines[:, at:limit:step])
             # line r * folds + f holds tiles f * fold + t of row r
             nisa.tensor_copy(
                 dst=target.ap(
                     [[columns * rows, partitions], [rows, together], [1, count // folds], [fold * rows, folds]],
                     offset=tile * rows + start,
                 ),
-                src=bank.ap([[elements, partitions], [count, together], [folds, count // folds], [1, folds]], offset=0),
+                src=bank.ap([[elements, partitions], [pitch, together], [folds, count // folds], [1, folds]], offset=0),
             )
         start += count // folds
 
@@ -71,14 +72,22 @@ def store_features(outputs, source, first, rows, folds):
             length = min(elements, line - at)
             bank = nl.ndarray((128, elements), dtype=source.dtype, buffer=nl.psum)
             for tile in range(at // 128, (at + length + 127) // 128):
-                low, limit, step = tile_features(tile, line)
-                partitions = (limit - low + step - 1) // step
+                low = 128 * tile - at
+                partitions = min(128, length - low)
                 pattern = [[columns * pitch, partitions], [1, count], [fold * pitch, folds]]
                 nisa.nc_transpose(
-                    dst=bank[: count * folds, low - at : limit - at : step],
+                    dst=bank[: count * folds, low : low + partitions],
                     data=source.ap(pattern, offset=tile * pitch + start),
                 )
-            nisa.tensor_copy(dst=lines[:, at : at + length], src=bank[: count * folds, :length])
+            whole = length // 256  # pairs of tiles, whose features alternate
+            if whole > 0:
+                nisa.tensor_copy(
+                    dst=lines.ap([[line, count * folds], [256, whole], [1, 2], [2, 128]], offset=at),
+                    src=bank[: count * folds, : 256 * whole],
+                )
+            if length % 256 > 0:
+                rest = bank[: count * folds, 256 * whole : length]
+                nisa.tensor_copy(dst=lines[:, at + 256 * whole : at + length], src=rest)
         for output, feature in outputs:
             row = first + start
             if folds == 1:
