@@ -129,6 +129,8 @@ def activate2(
         step.refuse("G4C-K021", f"(nl.{first.name}, nl.{second.name})", f"one of {sorted(_TWO_STAGES)}")
     step.tiles("dst", "data")
     step.same_layout("dst", "data")
+    if isinstance(imm0, NkiTensor) and isinstance(imm1, NkiTensor) and imm0.dtype != imm1.dtype:
+        step.refuse("G4C-K010", f"imm0 is {imm0.dtype}, imm1 is {imm1.dtype}", "tiles of immediates share one type")
     values = step.read32(data)
     for operator, parameter, reverse in ((first, "imm0", reverse0), (second, "imm1", reverse1)):
         if operator.name != "bypass":

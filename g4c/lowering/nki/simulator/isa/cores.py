@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from g4c.lowering.nki.simulator.diagnostics import error
-from g4c.lowering.nki.simulator.enums import DmaEngine, Engine
+from g4c.lowering.nki.simulator.enums import DmaEngine, Engine, member
 from g4c.lowering.nki.simulator.instruction import DMA, GPSIMD, Step
 from g4c.lowering.nki.simulator.memory import MemoryRegion
 from g4c.lowering.nki.simulator.tensor import NkiTensor
@@ -60,6 +60,8 @@ def core_barrier(data, cores, engine=Engine.gpsimd, name=None):
     """Wait for the other program; afterwards each sees what the other wrote to `data`, a tensor in shared HBM."""
     step = Step("core_barrier", name, GPSIMD, data=data)
     meeting = _meeting(step)
+    if member(Engine, engine) is None:
+        raise error("G4C-K002", f"nisa.core_barrier: engine={engine!r}", "a member of nisa.engine")
     if tuple(cores) != (0, 1):
         step.refuse("G4C-K002", f"cores={cores}", "(0, 1)")
     if not isinstance(data, NkiTensor) or data.buffer is not MemoryRegion.shared_hbm:

@@ -6,6 +6,7 @@ import numpy as np
 
 from g4c.lowering.nki.simulator import dtypes
 from g4c.lowering.nki.simulator.diagnostics import error
+from g4c.lowering.nki.simulator.generation import PARTITIONS
 from g4c.lowering.nki.simulator.instruction import GPSIMD, VECTOR, Step
 
 _QUADRANT = 32
@@ -22,6 +23,15 @@ def nc_stream_shuffle(dst, src, shuffle_mask, name=None):
             "G4C-K002", f"nisa.nc_stream_shuffle: shuffle_mask={list(shuffle_mask)}", "32 integers: 0 to 31, or 255"
         )
     step.tiles("dst", "src")
+    active = -(-max(src.shape[0], dst.shape[0]) // _QUADRANT) * _QUADRANT
+    for parameter in ("dst", "src"):
+        start = step.tensor(parameter).start_partition
+        if start + active > PARTITIONS or (active > _QUADRANT and start % active) or (active > 64 and start):
+            step.refuse(
+                "G4C-K006",
+                f"{parameter} starts at partition {start}, {active} partitions are shuffled",
+                "32 partitions start at 0, 32, 64 or 96; 64 at 0 or 64; more at 0",
+            )
     if dst.dtype != src.dtype:
         step.refuse("G4C-K010", f"dst is {dst.dtype}, src is {src.dtype}", "the shuffle does not cast")
     if dst.size // dst.shape[0] != src.size // src.shape[0]:

@@ -141,6 +141,8 @@ def select_reduce(
     step.check_dtype("predicate", _PREDICATES)
     if on_true.dtype in ("tfloat32", "int32", "uint32"):
         step.refuse("G4C-K010", f"on_true is {on_true.dtype}", "any type but tfloat32, int32, uint32")
+    if reduce_res is not None:
+        step.check_dtype("reduce_res", dtypes.FLOATS)
     chosen = (step.read(predicate) != 0) != bool(reverse_pred)
     true, known = step.take32(on_true)
     values = np.where(chosen, true, step.column("on_false", dst.shape[0]))

@@ -53,6 +53,11 @@ def nc_matmul(
         left, right = left.reshape(2 * rows, -1), right.reshape(2 * rows, -1)
     columns, count = left.shape[1], right.shape[1]
     _check_sizes(step, rows, columns, count, tile_position, tile_size)
+    for parameter, flag in (("stationary", is_stationary_onezero), ("moving", is_moving_onezero)):
+        if flag:
+            _check_onezero(
+                step, parameter, *((left, left_defined) if parameter == "stationary" else (right, right_defined))
+            )
     product = np.matmul(dtypes.to_fp32(left).T, dtypes.to_fp32(right))
     defined = None
     if left_defined is not None or right_defined is not None:
@@ -62,6 +67,18 @@ def nc_matmul(
     return step.done(
         columns=columns, count=count, dtype=moving.dtype, double_row=double, fp32=moving.dtype == "float32"
     )
+
+
+def _check_onezero(step: Step, parameter: str, values: np.ndarray, defined: np.ndarray | None) -> None:
+    """What a flag promises: zeros and ones only."""
+    known = values.reshape(-1) if defined is None else values[defined.reshape(values.shape)]
+    others = known[(known != 0) & (known != 1)]
+    if others.size:
+        step.refuse(
+            "G4C-K002",
+            f"is_{parameter}_onezero, but {parameter} holds {float(others[0]):g}",
+            "only 0 and 1 are exact then",
+        )
 
 
 def _whole(defined: np.ndarray | None, columns: int) -> np.ndarray:

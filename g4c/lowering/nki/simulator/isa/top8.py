@@ -27,6 +27,8 @@ def max8(dst, src, name=None):
     """dst [P, 8] = the 8 largest values of each partition, descending."""
     step = Step("max8", name, VECTOR, dst=dst, src=src)
     step.tiles("dst", "src")
+    if src.ndim > 3:
+        step.refuse("G4C-K007", f"src has rank {src.ndim}", "at most 3 dimensions")
     _check(step, "src", "dst")
     values = step.read32(src)
     largest = np.partition(values, values.shape[1] - 8, axis=1)[:, -8:]
