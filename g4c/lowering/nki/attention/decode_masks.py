@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from string import Template
 
+from g4c.lowering.nki.attention import decode_memory as memory
 from g4c.lowering.nki.attention import decode_text as templates
 from g4c.lowering.nki.attention.decode_problem import DecodeProblem
 from g4c.lowering.nki.source_text import SourceText
@@ -106,12 +107,12 @@ def _row_masks(text: SourceText, problem: DecodeProblem, mixed: list[tuple[int, 
 
 def locate(problem: DecodeProblem, halves: bool) -> str:
     """Statements that make `index` of `position`; `halves`: two cores share the sequences, of which these are one's."""
-    t, several = templates, problem.batch > 1 or halves
-    offsets = t.SEQUENCE_OFFSETS if several else ""
+    several = problem.batch > 1 or halves
+    offsets = memory.SEQUENCE_OFFSETS if several else ""
     if problem.past & (problem.past - 1) == 0:
-        found = t.LOCATE_POWER + offsets + (t.ADD_POWER if several else "")
+        found = memory.LOCATE_POWER + offsets + (memory.ADD_POWER if several else "")
     else:
-        found = t.LOCATE + offsets + (t.ADD if several else "")
+        found = memory.LOCATE + offsets + (memory.ADD if several else "")
     first = ", offset=nl.program_id(0) * BATCH * ROWS" if halves else ""
     return Template(found).substitute(first_row=first, all="2 * BATCH" if halves else "BATCH")
 

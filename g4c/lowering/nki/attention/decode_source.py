@@ -1,4 +1,4 @@
-"""The source of a decode attention kernel: docstring, constants, the kernel, and what it calls of `decode_text`.
+"""The source of a decode attention kernel: docstring, constants, the kernel, and the functions that it calls.
 
 In: a `DecodeProblem` and a `DecodeSchedule`.
 Out: the `KernelArtifact`; its docstring has the shape, the schedule and the budget that a dry run measured.
@@ -15,6 +15,7 @@ import numpy as np
 
 from g4c.ir.types import TensorType
 from g4c.lowering.nki.artifact import KernelArtifact
+from g4c.lowering.nki.attention import decode_memory as memory
 from g4c.lowering.nki.attention import decode_text as templates
 from g4c.lowering.nki.attention.decode_body import NL, tuple_of, write_body
 from g4c.lowering.nki.attention.decode_masks import chunk_scores, locate, write_masks
@@ -120,16 +121,16 @@ def _code(problem: DecodeProblem, schedule: DecodeSchedule) -> str:
         text.add(f"y = nl.ndarray({shape}, dtype={dtype}, buffer=nl.shared_hbm)")
         write_body(text, p, schedule)
     heads = schedule.shares("heads")
-    functions = [templates.FETCH_HEADS if heads else templates.FETCH]
-    functions += [templates.ROWS_OF_HEADS + templates.QUERIES_OF_HEADS if heads else templates.QUERIES]
+    functions = [memory.FETCH_HEADS if heads else memory.FETCH]
+    functions += [memory.ROWS_OF_HEADS + memory.QUERIES_OF_HEADS if heads else memory.QUERIES]
     functions += [templates.TRANSPOSE_QUERIES, write_masks(p, schedule.shares("sequences"))]
     if p.chunk:
         functions.append(templates.NEW_ROWS + chunk_scores(p))
     functions += [templates.KEYS, templates.SOFTMAX, templates.VALUES]
-    functions.append(templates.STORE + (templates.STORE_HEADS if heads else templates.STORE_ROWS))
+    functions.append(templates.STORE + (memory.STORE_HEADS if heads else memory.STORE_ROWS))
     functions += [templates.MERGE] if schedule.parts > 1 else []
     functions += [templates.JOIN] if schedule.shares("keys") else []
-    functions += [templates.UPDATE] if p.update else []
+    functions += [memory.UPDATE] if p.update else []
     words = {
         "dtype": dtype,
         "mask": "[0, ROWS * HEADS]" if p.row_masks == 1 else "[1, ROWS], [0, HEADS]",
