@@ -46,10 +46,12 @@ class Subject:
     bound: float
     exact: int = 0
     target: str = "trn2"
+    cores: int = 1
 
     def error(self, source: str) -> float:
         """The largest relative error of the results of `source`; infinite where exact ones differ. Refusals pass on."""
-        results = load(source, self.entry).specialize(self.target)(*self.arguments())
+        kernel = load(source, self.entry).specialize(self.target)
+        results = (kernel[2] if self.cores == 2 else kernel)(*self.arguments())
         results = results if isinstance(results, tuple) else (results,)
         assert len(results) == len(self.expected)
         inexact = len(results) - self.exact
@@ -162,6 +164,23 @@ def qkv() -> Subject:
     return _linear(projection, problem, linear_oracle.projection_by_torch)
 
 
+def shared() -> Subject:
+    """Prefill of 300 rows on two cores: each does one KV head."""
+    problem = PrefillProblem(1, 300, 4, 2, 256, (Segment("chunk", 300),), dtype=DType.F32)
+    schedule = next(s for s in prefill.schedules(problem, 3, 2) if s.cores == 2)
+    case, artifact = prefill_case.make(problem, [(0, 300)]), prefill.emit(problem, schedule, 3)
+    values = list(case.operands.values())
+    return Subject(artifact.name, artifact.source, lambda: list(values), (case.reference(),), F32, cores=2)
+
+
+def halves() -> Subject:
+    """Norm and projection of 3 rows on two cores: each does half of the columns."""
+    problem = projection.ProjectionProblem((3,), 300, (520, 130, 130), DType.F32, 1e-6)
+    schedule = next(s for s in projection.schedules(problem, 3, 2) if s.cores == 2)
+    artifact = projection.emit(problem, schedule, 3)
+    return dataclasses.replace(qkv(), entry=artifact.name, source=artifact.source, cores=2)
+
+
 def head() -> Subject:
     """Norm, projection and soft cap of 3 rows."""
     problem = lm_head.HeadProblem((3,), 300, 1100, DType.F32, cap=3.0, epsilon=1e-6)
@@ -176,3 +195,4 @@ def subject(name: str) -> Subject:
 
 
 SUBJECTS = ("matmul", "rms_norm", "flash", "window", "online", "step", "steep", "steep_step", "layer", "qkv", "head")
+PAIRS = ("shared", "halves")  # kernels of two cores

@@ -187,6 +187,12 @@ QKV = (
         NUMBERS,
     ),
 )
+# Kernels of two cores.
+SHARED = (("both cores do the first half", "plan(nl.program_id(0))", "plan(0)", "G4C-K014"),)
+HALVES = (
+    ("both cores write the first half", "pieces[core * SHARE // PIECE + n]", "pieces[n]", "G4C-K029"),
+    ("the other core's columns", "weight, core * SHARE,", "weight, (1 - core) * SHARE,", NUMBERS),
+)
 HEAD = (("no soft cap", "op=nl.tanh", "op=nl.copy", NUMBERS),)
 
 MUTATIONS = [
@@ -203,6 +209,8 @@ MUTATIONS = [
         "layer": LAYER,
         "qkv": QKV,
         "head": HEAD,
+        "shared": SHARED,
+        "halves": HALVES,
     }.items()
     for row in rows
 ]

@@ -7,13 +7,13 @@ defect is made by replacing text; one that does not apply, because a generator w
 from __future__ import annotations
 
 import pytest
-from mutation_subjects import SUBJECTS, subject
+from mutation_subjects import PAIRS, SUBJECTS, subject
 from mutation_table import MUTATIONS, NUMBERS, Mutation
 
 from g4c.lowering.nki.simulator import SimulationError
 
 
-@pytest.mark.parametrize("name", SUBJECTS)
+@pytest.mark.parametrize("name", SUBJECTS + PAIRS)
 def test_the_kernel_is_correct_before(name: str) -> None:
     found = subject(name)
     assert found.error(found.source) <= found.bound
@@ -36,4 +36,4 @@ def test_a_defect_is_caught(mutation: Mutation) -> None:
 def test_there_are_enough_of_both_kinds() -> None:
     assert len(MUTATIONS) >= 30
     assert len({mutation.by for mutation in MUTATIONS}) >= 10
-    assert {mutation.subject for mutation in MUTATIONS} == set(SUBJECTS)
+    assert {mutation.subject for mutation in MUTATIONS} == {*SUBJECTS, *PAIRS}
