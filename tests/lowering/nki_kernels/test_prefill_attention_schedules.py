@@ -204,6 +204,15 @@ def test_long_caches_have_schedules() -> None:
         assert schedules(problem("8:4", 256, 8192, window=512), generation)
 
 
+@pytest.mark.parametrize("heads", ["1:1", "2:1", "8:1"])
+def test_short_chunks_over_long_caches(heads: str) -> None:
+    """A bucket of one query tile, few heads on a core: few steps share the keys that are in SBUF."""
+    kind = problem(heads, 512, 128, 32768)
+    for generation, cores in ((2, 1), (3, 1), (3, 2), (4, 1)):
+        assert not schedules(kind, generation, cores)[0].resident(kind)
+    check(make(problem(heads, 512, 20, 9000), [(8990, 17)]), 2)
+
+
 def test_refusals() -> None:
     with pytest.raises(G4cError, match=r"K041.*600 is more than a PSUM bank"):
         problem("8:1", 600, 128)

@@ -62,13 +62,21 @@ def _resident(problem: PrefillProblem, cores: int) -> list[list[PrefillSchedule]
 
 
 def _in_passes(problem: PrefillProblem, cores: int) -> list[list[PrefillSchedule]]:
-    """Passes over the keys: the more query tiles and heads share one, the less often keys are loaded."""
-    banks = min(4, problem.most_banks)
+    """Passes over the keys: the more query tiles and heads share one, the less often keys are loaded.
+
+    Blocks are smaller where few steps share one, so that those under way need more keys than there are slots.
+    """
+    most = min(4, problem.most_banks)
     heads = _shared(problem, _row_counts(problem.group, problem.head_dim * problem.itemsize, QUERY_ROW), cores)
     shared = [(count, query_tiles) for count in heads for query_tiles in (8, 4, 2, 1)]
     shared.sort(key=lambda pair: -pair[0] * min(pair[1], problem.query_tiles))
     sizes = [slots for slots in (64, 40) if slots < problem.key_tiles]
-    return [[PrefillSchedule(1, *pair, slots, banks, cores=cores) for slots in sizes] for pair in shared if sizes]
+    return [
+        [PrefillSchedule(1, *pair, slots, banks, cores=cores) for slots in sizes]
+        for banks in range(most, 0, -1)
+        for pair in shared
+        if sizes
+    ]
 
 
 def _shared(problem: PrefillProblem, counts: list[int], cores: int) -> list[int]:
