@@ -29,6 +29,7 @@ def sized(heads: str, head_dim: int, past: int, rows: int = 1, batch: int = 1, *
     )
 
 
+ODD = sized("8:2", 256, 513, 3, window=512)  # one sequence: two cores share its heads
 SHAPES = [
     E2B,
     RING,
@@ -110,10 +111,11 @@ def test_sources_are_deterministic_and_tell_shapes_apart() -> None:
     assert all(name.isidentifier() for name in names)
 
 
-@pytest.mark.parametrize("problem", [E2B, RING, PRUNED], ids=["full", "ring", "pruned"])
-def test_sources_are_as_people_write_them(problem: DecodeProblem) -> None:
+@pytest.mark.parametrize("cores", [1, 2])
+@pytest.mark.parametrize("problem", [E2B, RING, PRUNED, ODD], ids=["full", "ring", "pruned", "odd"])
+def test_sources_are_as_people_write_them(problem: DecodeProblem, cores: int) -> None:
     """Lines of 120 characters, nothing imported but nki, no function that nobody calls."""
-    artifact = emit(problem, schedules(problem, 3)[0], 3)
+    artifact = emit(problem, schedules(problem, 3, cores)[0], 3)
     lines = artifact.source.splitlines()
     assert max(len(line) for line in lines) <= 120
     assert [line for line in lines if "import" in line.split()] == [

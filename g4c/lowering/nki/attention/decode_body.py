@@ -74,7 +74,8 @@ def _start(text: SourceText, problem: DecodeProblem, schedule: DecodeSchedule) -
                         for n in range(PARTS[part][0], PARTS[part][1]):
                             segment, key, pitch, partitions, columns, _ = blocks[n]
                             element = {element}
-                            transfers.append((tensors[segment], element, {pitch}, partitions, columns * KEY_SIZE))
+                            apart = {pitch}
+                            transfers.append((tensors[segment], element, apart, partitions, columns * KEY_SIZE))
         pool = []
         for _ in range(TILES):
             pool.append(nl.ndarray((128, COLUMNS * KEY_SIZE), dtype={dtype}, buffer=nl.sbuf))

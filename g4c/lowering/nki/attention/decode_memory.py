@@ -96,7 +96,8 @@ $locate
 def write_rows(cache, index, rows):
     """Rows of the chunk into their slots; those out of bounds are skipped."""
     whole = cache.reshape(($batch * SLOTS, $slot))
-    slots = whole.ap([[$slot, BATCH * ROWS], [1, KEY_SIZE]]$at_slot, vector_offset=index)
+    pattern = [[$slot, BATCH * ROWS], [1, KEY_SIZE]]
+    slots = whole.ap(pattern$at_slot, vector_offset=index)
     nisa.dma_copy(dst=slots, src=rows, oob_mode=nisa.oob_mode.skip)
 '''
 

@@ -28,16 +28,16 @@ NEW_ROWS = '''
 def load_rows(rows):
     """The chunk's keys or values, [row, KV heads and dims]."""
     tile = nl.ndarray((BATCH * ROWS, KEY_SIZE), dtype=$dtype, buffer=nl.sbuf)
-    own = rows.ap([[$slot, BATCH * ROWS], [1, KEY_SIZE]]$at_rows)
-    nisa.dma_copy(dst=tile, src=own)
+    pattern = [[$slot, BATCH * ROWS], [1, KEY_SIZE]]
+    nisa.dma_copy(dst=tile, src=rows.ap(pattern$at_rows))
     return tile
 
 
 def load_rows_by_sequence(rows):
     """The same as [row, sequence, KV heads and dims]: rows of every sequence start at partition 0."""
     tile = nl.ndarray((ROWS, BATCH, KEY_SIZE), dtype=$dtype, buffer=nl.sbuf)
-    own = rows.ap([[$slot, ROWS], [ROWS * $slot, BATCH], [1, KEY_SIZE]]$at_rows)
-    nisa.dma_copy(dst=tile, src=own)
+    pattern = [[$slot, ROWS], [ROWS * $slot, BATCH], [1, KEY_SIZE]]
+    nisa.dma_copy(dst=tile, src=rows.ap(pattern$at_rows))
     return tile
 
 
