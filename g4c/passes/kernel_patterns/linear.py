@@ -208,11 +208,11 @@ class HeadPattern:
         users = function.users()
         results = {result.value for result in function.results}
         best = [group for top in function.ops_of(TopKOp) if (group := _best(top, users)) is not None]
-        taken = {op for group in best for op in group.ops}
         groups = [group for group in best if _closed(group, users, results)]
+        taken = {op for group in groups for op in group.ops}
         for cap in function.ops_of(SoftcapOp):
             product = _head(cap.result)
-            if product is None or (cap in taken and groups):
+            if product is None or cap in taken:
                 continue
             group = _product("lm_head", product, (product, cap), [("y", cap.result)], frozenset())
             if _closed(group, users, results):
