@@ -5,7 +5,7 @@ Out: their results, or a coded refusal (G4C-K...) with the kernel's source line 
 `install()` makes `import nki` work where the real package is absent; a lenient mode checks only what the simulator of
 the real package documents.
 
-    memory, tensor, views, access    storage, views of it, reads and writes
+    memory, tensor, views, access    storage, views of it (indirect ones: indirection), reads and writes
     program, pairs, launch, kernel   running one program or two, `nki.jit` and `nki.simulate`
     isa/, language/                  the instructions by engine, the language's functions
     operators, activations, dtypes   their arithmetic
