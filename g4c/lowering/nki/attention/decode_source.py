@@ -122,7 +122,7 @@ def _code(problem: DecodeProblem, schedule: DecodeSchedule) -> str:
         write_body(text, p, schedule)
     heads = schedule.shares("heads")
     functions = [memory.FETCH_HEADS if heads else memory.FETCH]
-    functions += [memory.ROWS_OF_HEADS + memory.QUERIES_OF_HEADS if heads else memory.QUERIES]
+    functions += [memory.ROWS_OF_HEADS, memory.QUERIES_OF_HEADS] if heads else [memory.QUERIES]
     functions += [templates.TRANSPOSE_QUERIES, write_masks(p, schedule.shares("sequences"))]
     if p.chunk:
         functions.append(templates.NEW_ROWS + chunk_scores(p))
@@ -140,7 +140,8 @@ def _code(problem: DecodeProblem, schedule: DecodeSchedule) -> str:
         "invert": templates.INVERT if p.chunk else templates.INVERT_FLOOR,
         **_places(schedule),
     }
-    return str(text) + "".join("\n" + Template(function).substitute(words) for function in functions)
+    filled = [Template(function).substitute(words).strip("\n") for function in functions]
+    return "\n\n\n".join([str(text).rstrip("\n"), *filled]) + "\n"
 
 
 _Y = (("sequences", "BATCH"), ("", "ROWS"), ("heads", "HEADS"), ("", "HEAD_DIM"))  # and what cores may share
