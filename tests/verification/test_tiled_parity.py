@@ -58,7 +58,7 @@ def attentions(module: Module) -> list[ops.TiledAttentionOp]:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "e4b-like")) for name in SMALL_VARIANTS]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "e2b-like")) for name in SMALL_VARIANTS]
 )
 def test_xla(name: str) -> None:
     """Three sequences of different lengths in chunks of 24, then decode."""
