@@ -72,7 +72,7 @@ def test_any_pipeline() -> None:
     """Whatever the passes and their order; and every pass had something to do now and then."""
     changed: Counter[str] = Counter()
 
-    @settings(QUICK, max_examples=60)
+    @settings(QUICK, max_examples=80)
     @given(st.data())
     def some(data: st.DataObject) -> None:
         model = data.draw(models(), "model")
