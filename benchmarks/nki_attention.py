@@ -178,6 +178,8 @@ def stream_rows(cached: int, generation: int) -> Iterator[Stream]:
         )
         what = f"{model}: O projection, gated MLP {mlp}" + (", PLE block" if per_layer else "")
         yield stream_row(what, rest, residual, generation)
+    query = projection.ProjectionProblem((1, 1), 1536, (2048,), bf16, epsilon=1e-6)
+    yield stream_row("E2B: norm and Q 1536 to 2048", query, projection, generation)
     head = lm_head.HeadProblem((1, 1), 1536, 262144, bf16, cap=30.0, epsilon=1e-6)
     yield stream_row("E2B: head 1536 to 262144, softcap", head, lm_head, generation)
     if generation >= 3:

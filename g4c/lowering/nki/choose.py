@@ -44,27 +44,16 @@ class Choice:
     profile: Profile
     compared: tuple[Candidate, ...]
 
-    def report(self) -> str:
-        """The candidates by time, a line each."""
-        ranked = sorted(self.compared, key=lambda candidate: candidate.us)
-        return "\n".join(f"{candidate.us:12,.1f} us modelled  {candidate.line}" for candidate in ranked)
 
-
-def choose(problem: Hashable, family: Schedules, generation: int, cores: int = 1) -> tuple[KernelArtifact, Profile]:
-    """The kernel of `problem` with the least modelled time on `generation` (2, 3, 4), and its profile.
+@cache
+def compare(problem: Hashable, family: Schedules, generation: int, cores: int = 1) -> Choice:
+    """The kernel of `problem` with the least modelled time on `generation` (2, 3, 4), and what it was compared with.
 
     `cores`: of a logical core, 1 or 2: of two, a schedule may let each do a part.
 
     Refusals: what the family refuses (G4C-K040: no schedule fits), G4C-K048: its kernels are for other generations, and
     what the simulator refuses of a candidate.
     """
-    choice = compare(problem, family, generation, cores)
-    return choice.artifact, choice.profile
-
-
-@cache
-def compare(problem: Hashable, family: Schedules, generation: int, cores: int = 1) -> Choice:
-    """`choose`, with what was compared."""
     compared: list[Candidate] = []
     best: tuple[KernelArtifact, Profile] | None = None
     for schedule in family.schedules(problem, generation, cores):

@@ -111,7 +111,7 @@ def by_hugging_face(case: Any) -> Array:
     hidden = (held < 0) | (held > at) | ((at - held >= p.window) if p.window else torch.tensor(False))
     mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill(hidden, torch.finfo(dtype).min)
     module = types.SimpleNamespace(num_key_value_groups=p.group, head_dim=p.head_dim, training=False)
-    y, _ = eager_attention_forward(module, q, k, v, mask[:, None], scaling=p.scale)  # type: ignore[arg-type]
+    y, _ = eager_attention_forward(module, q, k, v, mask[:, None], scaling=p.scale)
     return np.where(given["positions"][:, :, None, None] < 0, 0, y.float().numpy())
 
 

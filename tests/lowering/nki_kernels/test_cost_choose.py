@@ -9,7 +9,7 @@ import pytest
 from g4c.errors import G4cError
 from g4c.ir.types import DType, TensorType
 from g4c.lowering.nki.artifact import KernelArtifact
-from g4c.lowering.nki.choose import choose, compare
+from g4c.lowering.nki.choose import compare
 from g4c.lowering.nki.cost import profile
 
 SOURCE = '''import nki
@@ -62,7 +62,8 @@ class Family:
 @pytest.mark.parametrize("generation", [2, 3, 4])
 def test_the_cheapest_schedule_is_chosen(generation):
     family = Family()
-    artifact, found = choose(Doubling(512), family, generation)
+    choice = compare(Doubling(512), family, generation)
+    artifact, found = choice.artifact, choice.profile
     assert artifact.schedule == "128 rows"
     assert found.us == profile(artifact, None, f"gen{generation}").us
     assert found.machine.number == generation
@@ -74,11 +75,6 @@ def test_what_was_compared_is_recorded():
     assert [candidate.schedule for candidate in choice.compared] == [16, 128, 64]
     times = {candidate.line: candidate.us for candidate in choice.compared}
     assert times["128 rows"] < times["64 rows"] < times["16 rows"]
-    assert [line.split("modelled")[1].strip() for line in choice.report().splitlines()] == [
-        "128 rows",
-        "64 rows",
-        "16 rows",
-    ]
 
 
 def test_a_problem_is_costed_once():
@@ -103,10 +99,10 @@ def test_of_equal_times_the_first_guess_is_taken():
 
 def test_what_a_family_refuses_is_refused():
     with pytest.raises(G4cError, match="17 rows"):
-        choose(Doubling(17), Family(), 3)
+        compare(Doubling(17), Family(), 3)
 
 
 def test_kernels_of_other_generations_are_refused_before_they_are_run():
     with pytest.raises(G4cError, match="NeuronCore-v3, v4, not v2") as caught:
-        choose(Doubling(128), Family((3, 4)), 2)
+        compare(Doubling(128), Family((3, 4)), 2)
     assert caught.value.code == "G4C-K048"

@@ -15,6 +15,9 @@ import pytest
 BENCHMARKS = Path(__file__).resolve().parents[3] / "benchmarks"
 
 
+_TABLES = ((12, "window"), (4, "us"))  # columns, and the title of the second
+
+
 @pytest.fixture(scope="module")
 def benchmark():
     """benchmarks/nki_attention.py as a module."""
@@ -56,6 +59,37 @@ def test_pairs_of_queries_and_keys(benchmark):
         row, column = np.arange(length)[:, None], np.arange(length)
         seen = (column <= row) & ((column > row - window) if window else True)
         assert benchmark.pairs(length, window) == seen.sum()
+
+
+@pytest.mark.slow
+def test_the_tables_of_the_page_are_what_the_benchmark_prints(benchmark, capsys):
+    """docs/nki.md, "Beside others": every row, every figure."""
+    assert benchmark.main(["--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    page = (BENCHMARKS.parent / "docs/nki.md").read_text(encoding="utf-8").partition("## Beside others")[2]
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    prefill, decode = ([row for row in rows if len(row) == columns and row[1] != title] for columns, title in _TABLES)
+    assert prefill == [
+        [
+            str(row["head_dim"]),
+            str(row["window"] or "-"),
+            str(row["length"]),
+            f"{row['ours_us']:,.0f}",
+            f"{row['bound_us'] / row['ours_us']:.0%}",
+            f"{row['reloaded_us']:,.0f}",
+            f"{row['reloaded_us'] / row['ours_us']:.1f}",
+            f"{row['reloaded_pe_us']:,.0f}",
+            f"{row['reloaded_full_us']:,.0f}" if row["reloaded_full_us"] else "-",
+            f"{row['decomposed_us']:,.0f}",
+            f"{row['decomposed_us'] / row['ours_us']:.1f}",
+            f"{row['bound_us']:,.0f}",
+        ]
+        for row in found["prefill"]
+    ]
+    assert decode == [
+        [row["what"], f"{row['us']:,.1f}", f"{row['bound_us']:,.1f}", f"{row['bound_us'] / row['us']:.0%}"]
+        for row in found["decode"]
+    ]
 
 
 def test_the_benchmark_runs(benchmark, capsys, monkeypatch):

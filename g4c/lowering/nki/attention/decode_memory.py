@@ -76,7 +76,6 @@ STORE_HEADS = """        for pair, pairs, place in rows_of_heads(first * ROWS * 
             nisa.dma_copy(dst=own, src=rows[pair : pair + pairs])
 """
 
-# Where a part of the keys, or all of them, may be hidden from a row: its weights are 0, and so is its result.
 UPDATE = '''
 def load_column(positions):
     """positions [row, 1]."""

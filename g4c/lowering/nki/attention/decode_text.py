@@ -255,6 +255,7 @@ def store(result, inverse, first, y):
         nisa.tensor_copy(dst=rows, src=bank)
 '''
 
+# Where a part of the keys, or all of them, may be hidden from a row: its weights are 0, and so is its result.
 FLOOR = """
         nisa.tensor_scalar(dst=top, data=top, op0=nl.maximum, operand0=FLOOR)"""
 
